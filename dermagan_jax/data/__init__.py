@@ -1,0 +1,1 @@
+"""From raw dermoscopy to seeded batches: the only package that imports TensorFlow."""

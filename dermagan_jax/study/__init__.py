@@ -1,0 +1,1 @@
+"""Comparisons between arms, and the report that shows them."""
