@@ -1,0 +1,1 @@
+"""Recipes: `--config=configs/NAME.py:VARIANT`; one file a recipe."""

@@ -1,0 +1,58 @@
+"""The paper's DCGAN, one for each of the four classes, all trained in one program.
+
+    python train_gan.py --config=configs/dcgan.py:paper --workdir=runs/gan \\
+        --config.data_dir=data/bcn500
+
+Variants:
+  paper: batch 64, Adam 2e-4. The paper names no length; 1,600 steps show the GAN as many images
+    as the notebooks' 200 epochs.
+  notebook: the authors' notebooks, batch 16, Adam 1e-4, 200 epochs of about 500 images.
+  smoke: narrow networks for a few steps, to see that everything runs.
+
+Cost and result: see docs/results.md.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+
+def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
+    """Returns the configuration of a variant: `paper`, `notebook` or `smoke`."""
+    config = ml_collections.ConfigDict()
+    config.variant = variant
+    config.data_dir = ""  # A prepared data set: `dermagan prepare --out DIR`.
+    config.seed = 0
+    config.conditioning = "per_class"  # One GAN a class.
+
+    config.model = ml_collections.ConfigDict()
+    config.model.width = 64  # Channels of the discriminator's first and the generator's last map.
+    config.model.latent_size = 512
+    config.model.image_size = 64  # 32, 64 or 128: that of the prepared set.
+
+    config.batch_size = 64  # Real images of each class in a step.
+    config.num_steps = 1_600
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 2e-4
+    config.optimizer.b1 = 0.5
+    config.optimizer.b2 = 0.999
+    config.label_smoothing = 0.0  # Taken off the discriminator's target for real images.
+    config.ema_half_life_kimg = 10.0  # Moving average of the generator; 0 is none, as in the paper.
+
+    config.log_every_steps = 10
+    config.checkpoint_every_steps = 200
+    config.keep_checkpoints = 2
+
+    if variant == "notebook":
+        config.batch_size = 16
+        config.num_steps = 6_400
+        config.optimizer.learning_rate = 1e-4
+    elif variant == "smoke":
+        config.model.width = 8
+        config.model.latent_size = 32
+        config.batch_size = 16
+        config.num_steps = 40
+        config.checkpoint_every_steps = 20
+    elif variant != "paper":
+        raise ValueError(f"unknown variant {variant!r}; known: paper, notebook, smoke")
+    return config

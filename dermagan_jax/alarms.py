@@ -1,0 +1,88 @@
+"""Signs that a GAN's training goes wrong, read from the rows of its metrics."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+
+from dermagan_jax.lesions import CLASSES
+
+WINDOW_ROWS = 20
+DOMINANT_REAL, DOMINANT_FAKE = 0.9, 0.1
+COLLAPSED_DIVERSITY = 0.25
+
+
+def diversity(image: np.ndarray) -> float:
+    """Measures how much images differ, blind to noise and checkerboards.
+
+    Args:
+      image: [N, S, S, 3] uint8, N at least 2, S a multiple of 8.
+
+    Returns:
+      The standard deviation over the images of each cell of an 8x8 average, averaged over the
+      cells and channels; in [0, 127.5], 0 where all images are alike.
+    """
+    count, size, _, channels = image.shape
+    cells = image.reshape(count, 8, size // 8, 8, size // 8, channels).mean(axis=(2, 4))
+    return float(cells.std(axis=0).mean())
+
+
+class Alarms:
+    """Watches the rows of one run in order and raises each alarm once a class.
+
+    * Dominance: over the last 20 rows the median probability of "real" is above 0.9 for real
+      images and below 0.1 for generated ones, so the generator learns next to nothing.
+    * Collapse: samples from fixed latents have less than a quarter of the diversity of real
+      images.
+
+    Attributes:
+      raised: the alarms so far, each with `step`, `class`, `alarm` and `message`.
+    """
+
+    def __init__(self) -> None:
+        self.raised: list[dict[str, object]] = []
+        self._scores: dict[str, deque[tuple[float, float]]] = {
+            name: deque(maxlen=WINDOW_ROWS) for name in CLASSES
+        }
+
+    def watch(self, step: int, row: Mapping[str, float | None]) -> list[str]:
+        """Takes in one row.
+
+        Args:
+          step: the row's step.
+          row: metrics by name; `train/d_real/CLASS`, `train/d_fake/CLASS` and
+            `samples/diversity/CLASS` (as a share of the real images') are read where present.
+
+        Returns:
+          The messages of the alarms that this row raises.
+        """
+        messages = []
+        for name, scores in self._scores.items():
+            real, fake = row.get(f"train/d_real/{name}"), row.get(f"train/d_fake/{name}")
+            if real is not None and fake is not None:
+                scores.append((real, fake))
+                messages += self._dominance(step, name)
+            share = row.get(f"samples/diversity/{name}")
+            if share is not None and not math.isnan(share) and share < COLLAPSED_DIVERSITY:
+                message = f"samples have {share:.0%} of the diversity of the real images"
+                messages += self._raise(step, name, "collapse", message)
+        return messages
+
+    def _dominance(self, step: int, name: str) -> list[str]:
+        scores = self._scores[name]
+        if len(scores) < WINDOW_ROWS:
+            return []
+        real, fake = np.median(np.asarray(scores), axis=0)
+        if real <= DOMINANT_REAL or fake >= DOMINANT_FAKE:
+            return []
+        message = f"the discriminator tells real ({real:.2f}) from generated ({fake:.2f}) surely"
+        return self._raise(step, name, "dominance", message)
+
+    def _raise(self, step: int, name: str, alarm: str, message: str) -> list[str]:
+        if any(each["class"] == name and each["alarm"] == alarm for each in self.raised):
+            return []
+        self.raised.append({"step": step, "class": name, "alarm": alarm, "message": message})
+        return [f"{alarm} at step {step}, {name}: {message}"]

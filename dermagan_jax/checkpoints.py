@@ -1,0 +1,176 @@
+"""Checkpoints: the only module that imports Orbax.
+
+A checkpoint holds three items: `state`, from which training goes on; `generator`, the variables
+that synthesis needs and nothing else; `config`, a JSON document of how they came to be. Each is
+written beside the last and renamed when whole, so that a crash leaves the last one as it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+from dermagan_jax.errors import DermaganError
+
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        keep: int = 2,
+        best_metric: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        """Opens `workdir/checkpoints`, which is made unless `read_only`.
+
+        Args:
+          workdir: the run's folder.
+          keep: how many of the latest checkpoints to keep.
+          best_metric: keep the checkpoint where this metric is lowest, too.
+          read_only: only read.
+
+        Raises:
+          DermaganError: when `read_only` and there is no such folder.
+        """
+        # Orbax fails in a background thread on a relative path.
+        self._folder = (workdir / FOLDER).resolve()
+        if read_only and not self._folder.is_dir():
+            raise DermaganError(f"{workdir}: holds no checkpoints; name the workdir of a run")
+        _quiet_orbax()
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=None if read_only else _preservation(keep, best_metric),
+                create=not read_only,
+                read_only=read_only,
+                best_fn=(lambda metrics: metrics[best_metric]) if best_metric else None,
+                best_mode="min",
+                enable_async_checkpointing=False,
+            ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "generator": ocp.StandardCheckpointHandler(),
+                "config": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the last whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Returns the step where the best metric is lowest, or None."""
+        return self._manager.best_step()
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all whole checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self,
+        step: int,
+        *,
+        state: Any,
+        config: Mapping[str, Any],
+        generator: Any | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Saves a checkpoint, unless one of this step is there already.
+
+        Args:
+          step: updates done.
+          state: what training goes on from.
+          config: a JSON document.
+          generator: the generator's variables, for a GAN.
+          metrics: values for `best_metric`.
+
+        Raises:
+          DermaganError: when the disk does not take it.
+        """
+        # Orbax answers False, silently, for a step that exists.
+        if step in self._manager.all_steps():
+            return
+        items = {"state": ocp.args.StandardSave(state), "config": ocp.args.JsonSave(dict(config))}
+        if generator is not None:
+            items["generator"] = ocp.args.StandardSave(generator)
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise DermaganError(
+                f"{self._folder}: checkpoint {step} cannot be written ({error.strerror}); free "
+                "some space and run the same command again, which goes on from the one before"
+            ) from error
+
+    def restore_state(self, like: Any, step: int) -> Any:
+        """Restores the `state` item, in the structure, shapes and placement of `like`.
+
+        Raises:
+          DermaganError: when the checkpoint is damaged or of other networks.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._restore(step, "state", ocp.args.StandardRestore(abstract))
+
+    def restore_generator(self, step: int) -> Any:
+        """Restores the `generator` item as NumPy arrays, on whatever devices there are."""
+        metadata = self._metadata(step, "generator")
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            ),
+            metadata,
+        )
+        return self._restore(step, "generator", ocp.args.StandardRestore(abstract))
+
+    def restore_config(self, step: int) -> dict[str, Any]:
+        """Restores the `config` item."""
+        return self._restore(step, "config", ocp.args.JsonRestore())
+
+    def _metadata(self, step: int, item: str) -> Any:
+        found = self._manager.item_metadata(step)[item]
+        if found is None:
+            raise self._damaged(step, item, "is missing")
+        return found.tree if hasattr(found, "tree") else found
+
+    def _restore(self, step: int, item: str, args: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+        # Orbax and TensorStore raise whatever their layers meet in a damaged file.
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise self._damaged(step, item, str(error).splitlines()[0][:200]) from error
+
+    def _damaged(self, step: int, item: str, reason: str) -> DermaganError:
+        return DermaganError(
+            f"{self._folder}/{step}: item '{item}' cannot be restored ({reason}); "
+            "delete this step's folder to go on from the one before"
+        )
+
+
+def _preservation(keep: int, best_metric: str | None) -> policies.PreservationPolicy:
+    latest = policies.LatestN(keep)
+    if best_metric is None:
+        return latest
+    best = policies.BestN(get_metric_fn=lambda metrics: metrics[best_metric], reverse=True, n=1)
+    return policies.AnyPreservationPolicy([latest, best])
+
+
+def _quiet_orbax() -> None:
+    """Keeps Orbax's progress notes out of the console; its warnings stay."""
+    logging.getLogger("absl").setLevel(logging.WARNING)

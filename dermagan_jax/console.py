@@ -1,0 +1,101 @@
+"""What the commands print: errors that a user can mend, and summaries to read at a glance."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.lesions import CLASSES
+
+USER_ERROR = 2
+INTERRUPTED = 130
+RESEARCH_USE = "Research use only: nothing here is a diagnosis or a medical device."
+PHANTOM = "Phantom data: says nothing about skin."
+
+Result = TypeVar("Result")
+
+
+def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Wraps a command so that mendable errors end in one message and exit code 2.
+
+    Ctrl-C ends in exit code 130; any other exception keeps its traceback, for it is ours to mend.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Result:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        logging.getLogger("dermagan").setLevel(logging.INFO)
+        try:
+            return command(*args, **kwargs)
+        except DermaganError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except KeyboardInterrupt:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+    return wrapped
+
+
+def folder(text: str) -> Path:
+    """Turns a flag's value into a path, with `~` expanded."""
+    return Path(text).expanduser()
+
+
+def notice(kind: str) -> str:
+    """Returns the sentence that stands beside every result on data of this kind."""
+    return f"{PHANTOM} {RESEARCH_USE}" if kind == "phantom" else RESEARCH_USE
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Lays out a table in plain text, the first column left-aligned and the others right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+
+    def line(row: list[str]) -> str:
+        first, *others = (
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join([first, *others]).rstrip()
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def percent(value: float | None) -> str:
+    """Formats a share in [0, 1], or a dash where it is undefined."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def show_gan_summary(summary: Mapping[str, Any], workdir: str) -> None:
+    """Prints what a GAN's training came to."""
+    print(f"Trained {summary['num_steps']:,} steps a class. Samples: {workdir}/samples")
+    for alarm in summary["alarms"]:
+        print(f"  alarm: {alarm['alarm']}, {alarm['class']}, step {alarm['step']}")
+    print(f"Next: dermagan generate --gan {workdir} --per-class 100 --out DIR")
+    print(notice(summary["data"]["kind"]))
+
+
+def show_classifier_summary(summary: Mapping[str, Any], workdir: str) -> None:
+    """Prints a classifier's scores on the test split."""
+    test = summary["test"]
+    print(
+        f"Trained on {summary['num_train_real']:,} real and "
+        f"{summary['num_train_generated']:,} generated images, {summary['num_steps']:,} steps; "
+        f"best validation loss at step {summary['best_step']:,}."
+    )
+    columns = ["sensitivity", "specificity", "precision", "auc"]
+    rows = [
+        [name, *(percent(test["per_class"][name][column]) for column in columns)]
+        for name in CLASSES
+    ]
+    print(table([f"test, n = {test['n']}", *columns], rows))
+    print(
+        f"accuracy {percent(test['accuracy'])}, balanced {percent(test['balanced_accuracy'])}, "
+        f"loss {test['loss']:.3f}. Figures: {workdir}/figures"
+    )
+    print(notice(summary["data"]["kind"]))

@@ -1,0 +1,298 @@
+"""Charts as PNG files: class counts, counts by split, confusion matrices and training curves.
+
+All are drawn with the Okabe-Ito palette, which readers with colour-blindness can tell apart
+(Okabe and Ito, "Color Universal Design", 2008), and never rely on colour alone. They use
+`matplotlib.figure.Figure` and the Agg canvas directly, so that `pyplot`'s global state, and a
+caller's own figures, stay as they are. The same arguments give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from dermagan_jax import lesions
+
+CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
+"""Okabe-Ito orange, sky blue, bluish green, reddish purple: one a lesion class, in label order."""
+
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINE_STYLES = ("-", "--", "-.", ":")
+
+PHANTOM_NOTE = "phantom data: says nothing about skin"
+
+_DPI = 150
+_WIDTH_INCHES = 6.0
+_INK = "#222222"
+_MUTED = "#666666"
+_TITLE_POINTS, _TEXT_POINTS, _NOTE_POINTS = 12, 10, 9
+_MARKER_LIMIT = 30
+
+
+def class_counts(
+    counts: Mapping[str, int], path: str | Path, *, title: str, phantom: bool = False
+) -> Path:
+    """Draws the doughnut of images per class, with the total in its middle.
+
+    Args:
+      counts: images of each class, in the order to draw; not all zero, none negative.
+      path: the PNG to write.
+      title: the figure's title.
+      phantom: marks the figure as made from phantoms.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: no images, or a negative count.
+
+    Source:
+      The paper's doughnut of class counts, drawn from this run's own data.
+    """
+    total = sum(counts.values())
+    if total <= 0 or min(counts.values()) < 0:
+        raise ValueError(f"counts must be non-negative and not all zero, got {dict(counts)}")
+    figure, axes = _new_figure(title, height_inches=3.8, phantom=phantom)
+    wedges, _ = axes.pie(
+        list(counts.values()),
+        colors=_class_colours(list(counts)),
+        startangle=90,
+        counterclock=False,
+        wedgeprops={"width": 0.42, "edgecolor": "white", "linewidth": 2},
+    )
+    axes.text(0, 0, f"{total:,}\nimages", ha="center", va="center", fontsize=_TITLE_POINTS)
+    axes.legend(
+        wedges,
+        [f"{_words(name)}: {n:,} ({n / total:.1%})" for name, n in counts.items()],
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+        fontsize=_TEXT_POINTS,
+    )
+    return _save(figure, path)
+
+
+def split_counts(
+    counts: Mapping[str, Mapping[str, int]],
+    path: str | Path,
+    *,
+    generated: Mapping[str, int] | None = None,
+    title: str,
+    phantom: bool = False,
+) -> Path:
+    """Draws one bar per class in each split; generated images are hatched, on top of train.
+
+    Args:
+      counts: real images, `{split: {class: n}}`; every split lists the same classes.
+      path: the PNG to write.
+      generated: generated images of each class, which join the split named `train`, or None.
+      title: the figure's title.
+      phantom: marks the figure as made from phantoms.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: splits with different classes, or generated images without a train split or of
+        a class that the splits lack.
+
+    Source:
+      The paper's stacked bars of real and generated images by split.
+    """
+    splits = list(counts)
+    classes = list(counts[splits[0]]) if splits else []
+    if not classes or any(set(of_split) != set(classes) for of_split in counts.values()):
+        raise ValueError(f"every split needs the same classes, got {dict(counts)}")
+    if generated and ("train" not in counts or not set(generated) <= set(classes)):
+        raise ValueError(f"generated images need a train split with their classes: {generated}")
+    figure, axes = _new_figure(title, height_inches=3.9, phantom=phantom)
+    _plain_axes(axes)
+    width = 0.8 / len(classes)
+    colours = _class_colours(classes)
+    for index, name in enumerate(classes):
+        x = np.arange(len(splits)) + (index - (len(classes) - 1) / 2) * width
+        real = np.array([counts[split][name] for split in splits])
+        extra = np.array([(generated or {}).get(name, 0) * (split == "train") for split in splits])
+        axes.bar(x, real, width * 0.92, color=colours[index], label=_words(name))
+        axes.bar(
+            x,
+            extra,
+            width * 0.92,
+            bottom=real,
+            color="white",
+            edgecolor=colours[index],
+            hatch="////",
+        )
+        for position, total in zip(x, real + extra, strict=True):
+            axes.text(
+                position, total, f"{total:,}", ha="center", va="bottom", fontsize=_NOTE_POINTS
+            )
+    axes.set_xticks(range(len(splits)), splits)
+    axes.set_ylabel("images", fontsize=_TEXT_POINTS)
+    axes.margins(y=0.1)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    handles: list = axes.get_legend_handles_labels()[0]
+    if generated:
+        handles.append(Patch(facecolor="white", edgecolor=_INK, hatch="////", label="generated"))
+    axes.legend(handles=handles, frameon=False, fontsize=_NOTE_POINTS, loc="upper right")
+    return _save(figure, path)
+
+
+def confusion_matrix(
+    matrix: np.ndarray | Sequence[Sequence[int]],
+    classes: Sequence[str],
+    path: str | Path,
+    *,
+    title: str,
+    phantom: bool = False,
+) -> Path:
+    """Draws a confusion matrix: each cell's count and its percentage of the row.
+
+    Args:
+      matrix: [K, K] counts >= 0; rows are the true classes, columns the predicted.
+      classes: K names, in the matrix's order.
+      path: the PNG to write.
+      title: the figure's title.
+      phantom: marks the figure as made from phantoms.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: the matrix is not [K, K] for K classes, or has a negative cell.
+    """
+    cells = np.asarray(matrix)
+    size = len(classes)
+    if cells.shape != (size, size) or size == 0 or (cells < 0).any():
+        raise ValueError(f"matrix must be [{size}, {size}] counts, got shape {cells.shape}")
+    shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
+    figure, axes = _new_figure(title, height_inches=5.0, phantom=phantom)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(size, size):
+        axes.text(
+            column,
+            row,
+            f"{cells[row, column]:,}\n{shares[row, column]:.0%}",
+            ha="center",
+            va="center",
+            fontsize=_TEXT_POINTS,
+            color="white" if shares[row, column] > 0.55 else _INK,
+        )
+    names = [_words(name).replace(" ", "\n") for name in classes]
+    axes.set_xticks(range(size), names, fontsize=_TEXT_POINTS)
+    axes.set_yticks(range(size), names, fontsize=_TEXT_POINTS)
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted class", fontsize=_TEXT_POINTS)
+    axes.set_ylabel("true class", fontsize=_TEXT_POINTS)
+    axes.spines[:].set_visible(False)
+    return _save(figure, path)
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: str | Path,
+    *,
+    ylabel: str,
+    title: str,
+    xlabel: str = "step",
+    phantom: bool = False,
+) -> Path:
+    """Draws one line per series; a value that is not finite leaves a gap.
+
+    Args:
+      series: `{name: (steps, values)}`, both [n]; the name says what was measured (for example
+        `training` or `validation`).
+      path: the PNG to write.
+      ylabel: what the values are, with the unit.
+      title: the figure's title.
+      xlabel: what the steps are.
+      phantom: marks the figure as made from phantoms.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: no series, or steps and values of different length.
+    """
+    if not series:
+        raise ValueError("curves needs at least one series")
+    figure, axes = _new_figure(title, height_inches=3.6, phantom=phantom)
+    _plain_axes(axes)
+    for index, (name, (steps, values)) in enumerate(series.items()):
+        if len(steps) != len(values):
+            raise ValueError(f"series {name!r}: {len(steps)} steps but {len(values)} values")
+        axes.plot(
+            np.asarray(steps, dtype=float),
+            np.asarray(values, dtype=float),
+            color=LINE_COLOURS[index % len(LINE_COLOURS)],
+            linestyle=LINE_STYLES[index % len(LINE_STYLES)],
+            marker="o" if len(steps) <= _MARKER_LIMIT else None,
+            markersize=3.5,
+            linewidth=1.8,
+            label=name,
+        )
+    axes.set_xlabel(xlabel, fontsize=_TEXT_POINTS)
+    axes.set_ylabel(ylabel, fontsize=_TEXT_POINTS)
+    axes.legend(frameon=False, fontsize=_TEXT_POINTS)
+    return _save(figure, path)
+
+
+def _new_figure(title: str, *, height_inches: float, phantom: bool) -> tuple[Figure, Axes]:
+    """Returns a figure with one empty axes, its title, and the phantom note where asked."""
+    figure = Figure(figsize=(_WIDTH_INCHES, height_inches), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    heading = f"{title} (phantom)" if phantom else title
+    figure.suptitle(heading, fontsize=_TITLE_POINTS, fontweight="bold", color=_INK)
+    if phantom:
+        figure.supxlabel(PHANTOM_NOTE, fontsize=_NOTE_POINTS, color=_MUTED)
+    return figure, axes
+
+
+def _plain_axes(axes: Axes) -> None:
+    """Leaves two spines and a light horizontal grid behind the marks."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=_TEXT_POINTS)
+
+
+def _class_colours(classes: Sequence[str]) -> list[str]:
+    """Gives each lesion class its own colour in every figure; other names count from the first."""
+    known = dict(zip(lesions.CLASSES, CLASS_COLOURS, strict=True))
+    return [
+        known.get(name, LINE_COLOURS[index % len(LINE_COLOURS)])
+        for index, name in enumerate(classes)
+    ]
+
+
+def _words(class_name: str) -> str:
+    return class_name.replace("_", " ")
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    """Writes the figure in one step, so that a reader never meets half a file."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    # Matplotlib signs each PNG with its version; without that the bytes depend on the data alone.
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(buffer.getvalue())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target

@@ -1,0 +1,251 @@
+"""Trains one GAN a class: data to checkpoints, by a ConfigDict."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from dermagan_jax import gan, images, parallel, synthesis, workdir
+from dermagan_jax.alarms import Alarms, diversity
+from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.data.pipeline import LabelledImages, class_batches
+from dermagan_jax.data.training import open_for_training
+from dermagan_jax.errors import DermaganError, TrainingError
+from dermagan_jax.lesions import CLASSES, NUM_CLASSES
+from dermagan_jax.nets import dcgan
+from dermagan_jax.state import GanState, create_gan_state
+from dermagan_jax.writers import METRICS_FILE, MetricWriter, Progress, read_metrics
+
+GRID_COLUMNS = 10
+# Purposes folded into the run's key, so that no two draws share one.
+_INIT, _TRAIN, _GRID, _CALIBRATE = range(4)
+
+_logger = logging.getLogger("dermagan")
+
+
+def train(config: ml_collections.ConfigDict, run_folder: Path) -> dict[str, Any]:
+    """Trains until `config.num_steps`, going on from the last checkpoint in the workdir.
+
+    Args:
+      config: see `configs/dcgan.py`.
+      run_folder: the workdir: checkpoints, metrics.jsonl, tensorboard, samples, config.json and
+        summary.json are written here and nowhere else.
+
+    Returns:
+      The summary, as written to summary.json.
+
+    Raises:
+      DermaganError: bad input, before anything is written.
+      TrainingError: a loss is no longer finite; the last good checkpoint stays.
+    """
+    _check(config)
+    opened = open_for_training(config.data_dir, image_size=config.model.image_size)
+    data = opened.description()
+    plain_config = config.to_dict()
+    workdir.claim(run_folder, config=plain_config, data=data)
+    run = _Run(config, opened.train)
+    document = {"config": plain_config, "data": data, "classes": list(CLASSES)}
+    with Checkpoints(run_folder, keep=config.keep_checkpoints) as checkpoints:
+        state = run.create_state()
+        latest = checkpoints.latest_step()
+        if latest is not None:
+            state = checkpoints.restore_state(state, latest)
+            _logger.info("going on from step %d", latest)
+        state, last = _loop(run, state, checkpoints, run_folder, document)
+    summary = {
+        "num_steps": int(state.step[0]),
+        "images_per_class": int(state.step[0]) * config.batch_size,
+        "data": data,
+        "last": last,
+        "alarms": run.alarms.raised,
+    }
+    workdir.write_json(run_folder / workdir.SUMMARY, summary)
+    return summary
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    if config.conditioning != "per_class":
+        raise DermaganError(f"config.conditioning is {config.conditioning!r}; known: 'per_class'")
+    for name in ("batch_size", "num_steps", "log_every_steps", "checkpoint_every_steps"):
+        if config[name] < 1:
+            raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
+
+
+class _Run:
+    """The compiled functions of one run and its fixed noise."""
+
+    def __init__(self, config: ml_collections.ConfigDict, real: LabelledImages) -> None:
+        self.config = config
+        self.real = real
+        self.key = jax.random.key(config.seed)
+        self.generator = synthesis.make_generator(config)
+        self.discriminator = dcgan.Discriminator(width=config.model.width)
+        self.tx = optax.adam(
+            config.optimizer.learning_rate, b1=config.optimizer.b1, b2=config.optimizer.b2
+        )
+        self.alarms = Alarms()
+        self.real_diversity = [
+            diversity(real.image[real.label == label]) for label in range(NUM_CLASSES)
+        ]
+        step = partial(
+            gan.train_step,
+            generator=self.generator,
+            discriminator=self.discriminator,
+            g_tx=self.tx,
+            d_tx=self.tx,
+            latent_size=config.model.latent_size,
+            label_smoothing=config.label_smoothing,
+            ema_half_life_kimg=config.ema_half_life_kimg,
+        )
+        mesh = parallel.make_mesh(config.batch_size)
+        self.train_step = parallel.compile_step(parallel.map_over_classes(step), mesh, batch_axis=1)
+        self.class_keys = jax.jit(self._class_keys)
+        self.calibrate = jax.jit(self._calibrate)
+        self.sample_grid = jax.jit(self._sample_grid)
+
+    def create_state(self) -> GanState:
+        """Initialises a GAN a class from keys of its own: each leaf has a leading class axis."""
+        create = partial(
+            create_gan_state,
+            generator=self.generator,
+            discriminator=self.discriminator,
+            g_tx=self.tx,
+            d_tx=self.tx,
+            latent_size=self.config.model.latent_size,
+            image_size=self.config.model.image_size,
+        )
+        state = jax.jit(jax.vmap(create))(self._class_keys(_INIT, 0))
+        return parallel.replicate(state, self.mesh)
+
+    def _class_keys(self, purpose: int, step: jax.Array | int) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(self.key, purpose), step)
+        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(NUM_CLASSES))
+
+    def _calibrate(self, state: GanState) -> dict[str, Any]:
+        calibrate = partial(
+            gan.calibrate,
+            generator=self.generator,
+            latent_size=self.config.model.latent_size,
+        )
+        operands = (state.g_ema, state.g.batch_stats, self._class_keys(_CALIBRATE, 0))
+        return jax.lax.map(lambda each: calibrate(*each), operands)
+
+    def _sample_grid(self, variables: dict[str, Any]) -> jax.Array:
+        """Generates from the run's fixed latents: [4, GRID_COLUMNS, S, S, 3] uint8."""
+        shape = (GRID_COLUMNS, self.config.model.latent_size)
+        latents = jax.vmap(lambda key: jax.random.normal(key, shape))(self._class_keys(_GRID, 0))
+        sample = partial(gan.sample, generator=self.generator)
+        return jax.lax.map(lambda each: sample(*each), (variables, latents))
+
+
+class _Recorder:
+    """Writes what a run shows of itself: metrics, alarms, sample grids and checkpoints."""
+
+    def __init__(
+        self,
+        run: _Run,
+        writer: MetricWriter,
+        checkpoints: Checkpoints,
+        folder: Path,
+        document: Mapping[str, Any],
+    ) -> None:
+        self.run = run
+        self.writer = writer
+        self.checkpoints = checkpoints
+        self.folder = folder
+        self.document = document
+        self.last: dict[str, float] = {}
+
+    def recall(self, start: int) -> None:
+        """Shows the alarms the rows that an earlier call wrote."""
+        for row in read_metrics(self.folder / METRICS_FILE):
+            self.run.alarms.watch(row["step"], row)
+            if row["step"] == start and "train/d_loss" in row:
+                self.last = {name: row[name] for name in row if name != "step"}
+
+    def log(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Writes one row of training metrics: the mean and each class.
+
+        Raises:
+          TrainingError: when one is not finite.
+        """
+        row: dict[str, float] = {}
+        for name, values in jax.device_get(dict(metrics)).items():
+            row[f"train/{name}"] = float(np.mean(values))
+            row |= {
+                f"train/{name}/{each}": float(value)
+                for each, value in zip(CLASSES, values, strict=True)
+            }
+        self.last = row
+        self._write(step, row)
+        bad = sorted(name for name, value in row.items() if not math.isfinite(value))
+        if bad:
+            raise TrainingError(
+                f"{bad[-1]} is no longer finite at step {step}; the last good checkpoint is step "
+                f"{self.checkpoints.latest_step()}; lower config.optimizer.learning_rate"
+            )
+
+    def save(self, step: int, state: GanState) -> None:
+        """Writes the sample grid and its diversity, then the checkpoint."""
+        variables = self.run.calibrate(state)
+        samples = np.asarray(self.run.sample_grid(variables))
+        shares = {
+            f"samples/diversity/{name}": diversity(sample) / real if real else math.nan
+            for name, sample, real in zip(CLASSES, samples, self.run.real_diversity, strict=True)
+        }
+        self._write(step, shares)
+        grid = images.grid(samples.reshape(-1, *samples.shape[2:]), GRID_COLUMNS)
+        (self.folder / "samples").mkdir(exist_ok=True)
+        images.write_png(self.folder / "samples" / f"grid_{step:06d}.png", grid)
+        self.writer.write_images(step, {"samples": grid})
+        self.writer.flush()
+        self.checkpoints.save(step, state=state, generator=variables, config=self.document)
+
+    def _write(self, step: int, row: Mapping[str, float]) -> None:
+        self.writer.write(step, row)
+        for message in self.run.alarms.watch(step, row):
+            _logger.warning("alarm: %s", message)
+
+
+def _loop(
+    run: _Run,
+    state: GanState,
+    checkpoints: Checkpoints,
+    folder: Path,
+    document: Mapping[str, Any],
+) -> tuple[GanState, dict[str, float]]:
+    """Runs the steps; returns the last state and the last row of training metrics."""
+    config = run.config
+    start = int(state.step[0])
+    batches = class_batches(
+        run.real, batch_size=config.batch_size, seed=config.seed, start_step=start
+    )
+    per_step = config.batch_size * NUM_CLASSES
+    with (
+        MetricWriter(folder, resume_step=start) as writer,
+        Progress(
+            config.num_steps, initial_step=start, images_per_step=per_step, label="gan"
+        ) as progress,
+    ):
+        recorder = _Recorder(run, writer, checkpoints, folder, document)
+        recorder.recall(start)
+        for step in range(start + 1, config.num_steps + 1):
+            state, metrics = run.train_step(state, next(batches), run.class_keys(_TRAIN, step))
+            is_last = step == config.num_steps
+            is_checkpoint = step % config.checkpoint_every_steps == 0 or is_last
+            if step % config.log_every_steps == 0 or is_checkpoint:
+                recorder.log(step, metrics)
+            progress.update(step, {name: metrics[name].mean() for name in ("d_loss", "g_loss")})
+            if is_checkpoint:
+                recorder.save(step, state)
+    return state, recorder.last

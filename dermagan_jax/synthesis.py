@@ -1,0 +1,289 @@
+"""From a GAN's checkpoint to labelled generated images: the bridge to the classifier.
+
+Image `index` of a class depends on the checkpoint, the seed, the label and the index alone, not on
+how many are asked for, so the images that a classifier makes in memory are those of a folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dermagan_jax import gan, images
+from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.errors import DermaganError, LeakError
+from dermagan_jax.lesions import CLASSES, NUM_CLASSES
+from dermagan_jax.nets import dcgan
+
+# Batches are always of this size, cut at the end: an image's bytes may depend on its batch's size.
+BATCH_SIZE = 64
+MANIFEST = "manifest.csv"
+PROVENANCE = "generation.json"
+GRID_COLUMNS = 10
+_MANIFEST_COLUMNS = ("file", "class", "seed", "index", "checkpoint_step", "train_split_sha256")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedGan:
+    """One generator a class, ready to sample.
+
+    Attributes:
+      generator: the module, called as `(z, train=...)`.
+      variables: its `params` and `batch_stats`, with a leading class axis.
+      latent_size: length of a latent.
+      step: the checkpoint's step.
+      provenance: the checkpoint's `config` item: `config` and `data` of the run.
+    """
+
+    generator: nn.Module
+    variables: Mapping[str, Any]
+    latent_size: int
+    step: int
+    provenance: Mapping[str, Any]
+
+    @property
+    def train_split_sha256(self) -> str:
+        """Content hash of the training split that the GAN was trained on."""
+        return self.provenance["data"]["train_split_sha256"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """Generated images and where they come from.
+
+    Attributes:
+      image: [N, S, S, 3] uint8, class by class.
+      label: [N] int32 in [0, 4).
+      provenance: what the folder's `generation.json` holds.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    provenance: Mapping[str, Any]
+
+    def first(self, counts: Mapping[str, int]) -> Generated:
+        """Returns the first images of each class.
+
+        Args:
+          counts: how many, by class name.
+
+        Raises:
+          DermaganError: when there are fewer.
+        """
+        chosen = []
+        for label, name in enumerate(CLASSES):
+            members = np.flatnonzero(self.label == label)
+            if len(members) < counts[name]:
+                raise DermaganError(
+                    f"{counts[name]} generated images of {name} are asked for and there are "
+                    f"{len(members)}; generate more or lower config.synthetic.per_class or ratio"
+                )
+            chosen.append(members[: counts[name]])
+        indices = np.concatenate(chosen)
+        return dataclasses.replace(self, image=self.image[indices], label=self.label[indices])
+
+    def require_train_split(self, sha256: str) -> None:
+        """Refuses images of a GAN that saw other lesions than the classifier may.
+
+        Args:
+          sha256: content hash of the classifier's training split.
+
+        Raises:
+          LeakError: when it is not the hash of the GAN's training split.
+        """
+        theirs = self.provenance["train_split_sha256"]
+        if theirs != sha256:
+            raise LeakError(
+                f"the GAN was trained on another training split ({theirs[:12]}…, here "
+                f"{sha256[:12]}…), so its images may hold test lesions; train the GAN on this "
+                "prepared set"
+            )
+
+
+def make_generator(config: Mapping[str, Any]) -> nn.Module:
+    """Builds the generator that a configuration's `model` part describes."""
+    model = config["model"]
+    return dcgan.Generator(width=model["width"], image_size=model["image_size"])
+
+
+def load_gan(workdir: Path, *, step: int | None = None) -> TrainedGan:
+    """Loads the generators of a GAN run; the checkpoint is all that it needs.
+
+    Args:
+      workdir: the run's folder.
+      step: the checkpoint to load, or None for the latest.
+
+    Raises:
+      DermaganError: when there is no such checkpoint, or it is damaged.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps:
+            raise DermaganError(f"{workdir}: holds no whole checkpoint; train the GAN first")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            have = ", ".join(map(str, steps))
+            raise DermaganError(f"{workdir}: has no checkpoint of step {step}; it has {have}")
+        provenance = checkpoints.restore_config(step)
+        variables = checkpoints.restore_generator(step)
+    if "data" not in provenance:
+        raise DermaganError(f"{workdir}: is not a GAN's workdir; name one that train_gan.py made")
+    config = provenance["config"]
+    return TrainedGan(
+        make_generator(config), variables, config["model"]["latent_size"], step, provenance
+    )
+
+
+def draw_latents(seed: int, label: int, start: int, count: int, latent_size: int) -> jax.Array:
+    """Draws the latents of images `start` to `start + count` of a class.
+
+    Returns:
+      [count, latent_size] float32, standard normal.
+    """
+    class_key = jax.random.fold_in(jax.random.key(seed), label)
+    keys = jax.vmap(partial(jax.random.fold_in, class_key))(jnp.arange(start, start + count))
+    return jax.vmap(lambda key: jax.random.normal(key, (latent_size,)))(keys)
+
+
+def _sample_class(trained: TrainedGan, label: int, count: int, seed: int) -> Iterator[np.ndarray]:
+    variables = jax.tree.map(lambda leaf: leaf[label], trained.variables)
+    sample = jax.jit(partial(gan.sample, generator=trained.generator))
+    for start in range(0, count, BATCH_SIZE):
+        z = draw_latents(seed, label, start, BATCH_SIZE, trained.latent_size)
+        yield np.asarray(sample(variables, z))[: count - start]
+
+
+def generate(trained: TrainedGan, *, per_class: Mapping[str, int] | int, seed: int) -> Generated:
+    """Generates labelled images.
+
+    Args:
+      trained: from `load_gan`.
+      per_class: images of each class, the same for all or by class name.
+      seed: of the latents; the same seed gives the same images.
+
+    Raises:
+      DermaganError: when a number is negative or all are 0.
+    """
+    counts = dict.fromkeys(CLASSES, per_class) if isinstance(per_class, int) else per_class
+    if min(counts.values()) < 0 or not any(counts.values()):
+        raise DermaganError(f"images per class is {per_class}; give a number above 0")
+    parts = [
+        part
+        for label, name in enumerate(CLASSES)
+        for part in _sample_class(trained, label, counts[name], seed)
+    ]
+    label = np.repeat(np.arange(NUM_CLASSES, dtype=np.int32), [counts[name] for name in CLASSES])
+    provenance = {
+        "kind": trained.provenance["data"]["kind"],
+        "per_class": {name: counts[name] for name in CLASSES},
+        "seed": seed,
+        "checkpoint_step": trained.step,
+        "train_split_sha256": trained.train_split_sha256,
+        "gan": dict(trained.provenance),
+    }
+    return Generated(np.concatenate(parts), label, provenance)
+
+
+def write_folder(generated: Generated, out: Path) -> None:
+    """Writes images as PNG in class folders, with manifest, provenance and a grid.
+
+    The provenance is written last and marks the folder complete; the same images give the same
+    bytes, so a second run over an interrupted one ends in the same folder.
+
+    Args:
+      generated: from `generate`.
+      out: new, empty, or a folder that this function made of the same images.
+
+    Raises:
+      DermaganError: when `out` holds something else, or cannot be written.
+    """
+    _claim(out, generated.provenance)
+    rows, index_in_class = [], dict.fromkeys(CLASSES, 0)
+    for image, label in zip(generated.image, generated.label, strict=True):
+        name = CLASSES[label]
+        index = index_in_class[name]
+        index_in_class[name] += 1
+        file = f"{name}/{name}_{index:06d}.png"
+        (out / name).mkdir(exist_ok=True)
+        images.write_png(out / file, image)
+        provenance = generated.provenance
+        origin = (provenance["checkpoint_step"], provenance["train_split_sha256"])
+        rows.append((file, name, provenance["seed"], index, *origin))
+    with (out / MANIFEST).open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_MANIFEST_COLUMNS)
+        writer.writerows(rows)
+    images.write_png(out / "grid.png", class_grid(generated))
+    _write_json(out / PROVENANCE, generated.provenance)
+    (out / _CLAIM).unlink()
+
+
+def class_grid(generated: Generated) -> np.ndarray:
+    """Returns a grid of the first images of each class, a row a class."""
+    rows = []
+    for label in range(NUM_CLASSES):
+        row = generated.image[generated.label == label][:GRID_COLUMNS]
+        blank = np.full((GRID_COLUMNS - len(row), *generated.image.shape[1:]), 255, np.uint8)
+        rows.append(np.concatenate([row, blank]))
+    return images.grid(np.concatenate(rows), GRID_COLUMNS)
+
+
+def load_folder(folder: Path) -> Generated:
+    """Reads a folder that `write_folder` made.
+
+    Raises:
+      DermaganError: when it is not one, or an image is missing or damaged.
+    """
+    try:
+        provenance = json.loads((folder / PROVENANCE).read_text())
+        with (folder / MANIFEST).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError) as error:
+        raise DermaganError(
+            f"{folder}: is no complete folder of generated images ({error}); "
+            "make one with `dermagan generate`"
+        ) from error
+    pixels = [images.read(_inside(folder, row["file"])) for row in rows]
+    label = [CLASSES.index(row["class"]) for row in rows]
+    return Generated(np.stack(pixels), np.asarray(label, np.int32), provenance)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DermaganError(f"{folder / MANIFEST}: names {name}, outside its folder")
+    return path
+
+
+_CLAIM = ".generating.json"
+
+
+def _claim(out: Path, provenance: Mapping[str, Any]) -> None:
+    """Marks `out` as ours before the first image, so that only our own leftovers are written over."""
+    if (out / PROVENANCE).is_file() or (out / _CLAIM).is_file():
+        found = out / (PROVENANCE if (out / PROVENANCE).is_file() else _CLAIM)
+        if json.loads(found.read_text()) != json.loads(json.dumps(dict(provenance))):
+            raise DermaganError(
+                f"{out}: holds images of another checkpoint, seed or number; name another folder"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DermaganError(f"{out}: exists and was not made by `dermagan generate`; name another")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_json(out / _CLAIM, provenance)
+    except OSError as error:
+        raise DermaganError(f"{out}: cannot be written ({error.strerror}); name another") from error
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(dict(document), indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,79 @@
+"""The folder of one training run: who owns it, which configuration it belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dermagan_jax.errors import DermaganError
+
+CONFIG = "config.json"
+SUMMARY = "summary.json"
+
+# What may change between two calls of one run: how long it is, and how often it reports.
+_MUTABLE = frozenset(
+    {"num_steps", "checkpoint_every_steps", "keep_checkpoints", "data_dir", "gan_workdir", "dir"}
+)
+
+
+def claim(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Makes `workdir` this run's, or finds that it is already.
+
+    Args:
+      workdir: new, empty, or the folder of an earlier call with the same configuration.
+      config: the run's configuration, as JSON types.
+      data: what the run was given to train on, as JSON types.
+
+    Raises:
+      DermaganError: when it holds another run or other files, or cannot be written.
+    """
+    path = workdir / CONFIG
+    ours = json.loads(json.dumps({"config": config, "data": data}))
+    if path.is_file():
+        differences = _differences(_read(path), ours)
+        if differences:
+            raise DermaganError(
+                f"{workdir}: holds a run that differs in {'; '.join(differences[:3])}; "
+                "name another --workdir, or give the values that it had"
+            )
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise DermaganError(f"{workdir}: exists and is no run of this program; name another folder")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, ours)
+    except OSError as error:
+        raise DermaganError(
+            f"{workdir}: cannot be written ({error.strerror}); name another --workdir"
+        ) from error
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a JSON document at once, so that a kill leaves the old one or the new one."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+    partial.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DermaganError(
+            f"{path}: is damaged ({error}); delete the file to take the workdir over"
+        ) from error
+
+
+def _differences(before: Any, after: Any, name: str = "") -> list[str]:
+    """Lists the fields, by dotted name, whose values differ between two configurations."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            difference
+            for key in sorted(before.keys() | after.keys())
+            if key not in _MUTABLE
+            for difference in _differences(
+                before.get(key, "nothing"), after.get(key, "nothing"), f"{name}.{key}".lstrip(".")
+            )
+        ]
+    return [] if before == after else [f"{name} ({before} there, {after} here)"]
