@@ -1,6 +1,6 @@
-"""Trains a classifier on real and generated images.
+r"""Trains a classifier on real and generated images.
 
-    python train_classifier.py --config=configs/lesion_cnn.py:paper --workdir=runs/classifier \\
+    python train_classifier.py --config=configs/lesion_cnn.py:paper --workdir=runs/classifier \
         --config.data_dir=DIR
 
 Any field of the configuration can be set as --config.FIELD=VALUE. Running the same command again

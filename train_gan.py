@@ -1,6 +1,6 @@
-"""Trains one GAN a class.
+r"""Trains one GAN a class.
 
-    python train_gan.py --config=configs/dcgan.py:paper --workdir=runs/gan \\
+    python train_gan.py --config=configs/dcgan.py:paper --workdir=runs/gan \
         --config.data_dir=DIR
 
 Any field of the configuration can be set as --config.FIELD=VALUE. Running the same command again

@@ -1,6 +1,6 @@
-"""The paper's DCGAN, one for each of the four classes, all trained in one program.
+r"""The paper's DCGAN, one for each of the four classes, all trained in one program.
 
-    python train_gan.py --config=configs/dcgan.py:paper --workdir=runs/gan \\
+    python train_gan.py --config=configs/dcgan.py:paper --workdir=runs/gan \
         --config.data_dir=data/bcn500
 
 Variants:

@@ -1,7 +1,7 @@
-"""The paper's CNN, on real images or on real and generated ones.
+r"""The paper's CNN, on real images or on real and generated ones.
 
-    python train_classifier.py --config=configs/lesion_cnn.py:paper --workdir=runs/cnn \\
-        --config.data_dir=data/bcn500 \\
+    python train_classifier.py --config=configs/lesion_cnn.py:paper --workdir=runs/cnn \
+        --config.data_dir=data/bcn500 \
         --config.synthetic.gan_workdir=runs/gan --config.synthetic.per_class=100
 
 Variants:

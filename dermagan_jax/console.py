@@ -68,7 +68,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def percent(value: float | None) -> str:
     """Formats a share in [0, 1], or a dash where it is undefined."""
-    return "–" if value is None else f"{value:.1%}"
+    return "-" if value is None else f"{value:.1%}"
 
 
 def show_gan_summary(summary: Mapping[str, Any], workdir: str) -> None:

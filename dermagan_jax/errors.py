@@ -11,7 +11,7 @@ class DermaganError(Exception):
 
 
 class ImageError(DermaganError):
-    """An image file that cannot be decoded; `path` and `reason` are kept for the quarantine list."""
+    """An image file that cannot be decoded; keeps `path` and `reason` for the quarantine list."""
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -24,7 +24,7 @@ class ImageError(DermaganError):
 
 
 class LeakError(DermaganError):
-    """An image, lesion or near duplicate shared by two splits, or a GAN trained on other lesions."""
+    """A lesion or near duplicate shared by two splits, or a GAN trained on other lesions."""
 
 
 class TrainingError(DermaganError):

@@ -12,7 +12,7 @@ def discriminator_bce(
 ) -> jax.Array:
     r"""Computes the discriminator's binary cross-entropy, real and generated summed.
 
-    .. math:: -E[(1 - s) \log σ(D(x)) + s \log σ(-D(x))] - E[\log σ(-D(G(z)))]
+    .. math:: -E[(1 - s) \log \sigma(D(x)) + s \log \sigma(-D(x))] - E[\log \sigma(-D(G(z)))]
 
     Args:
       real_logits: [B] float logits of "real" for real images.
@@ -32,7 +32,7 @@ def discriminator_bce(
 
 
 def generator_bce(fake_logits: jax.Array) -> jax.Array:
-    r"""Computes the non-saturating generator loss, -E[log σ(D(G(z)))].
+    r"""Computes the non-saturating generator loss, :math:`-E[\log \sigma(D(G(z)))]`.
 
     Args:
       fake_logits: [B] float logits of "real" for generated images.

@@ -269,7 +269,7 @@ _CLAIM = ".generating.json"
 
 
 def _claim(out: Path, provenance: Mapping[str, Any]) -> None:
-    """Marks `out` as ours before the first image, so that only our own leftovers are written over."""
+    """Marks `out` as ours before the first image: only our own leftovers are written over."""
     if (out / PROVENANCE).is_file() or (out / _CLAIM).is_file():
         found = out / (PROVENANCE if (out / PROVENANCE).is_file() else _CLAIM)
         if json.loads(found.read_text()) != json.loads(json.dumps(dict(provenance))):

@@ -52,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
         faults = server.faults.get(self.path, [])
         fault = faults.pop(0) if faults else ""
         body = server.files.get(self.path)
+        if asked and not self.headers.get("If-Range"):
+            fault = "400"
         if body is None or fault.isdigit():
             self.send_error(int(fault) if fault else 404)
             return
@@ -72,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", mark)
         if fault == "gzip":
             self.send_header("Content-Encoding", "gzip")
-        body = body[start:]
+        body = body[said_start:]
         length = len(body) + (1000 if fault == "too long" else 0)
         if fault == "too short":
             length = len(body) // 2

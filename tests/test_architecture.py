@@ -21,10 +21,10 @@ LAYERS = (
     ("train_gan", "train_classifier", "cli", "__main__", "demo"),
     ("study",),
     ("gan_trainer", "classifier_trainer"),
-    ("data", "checkpoints", "synthesis", "workdir", "writers"),
+    ("data", "checkpoints", "console", "synthesis", "workdir", "writers"),
     ("gan", "classifier"),
     ("state", "parallel"),
-    ("nets", "losses", "augmentation", "metrics", "figures"),
+    ("nets", "losses", "augmentation", "metrics", "figures", "alarms"),
     ("images", "lesions", "errors", ""),
 )
 

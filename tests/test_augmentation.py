@@ -165,7 +165,7 @@ def test_no_policy_returns_the_images_themselves():
 @pytest.mark.parametrize("policy", [NOTEBOOK, PAPER], ids=["notebook", "paper"])
 @pytest.mark.parametrize("shape", [(6, 16, 16), (2, 20, 33), (1, 1, 5)])
 def test_shape_type_range_and_determinism(policy, shape):
-    # Saturated images: rounding must not carry them out of the range.
+    # Saturated images: the interpolation must not carry them out of the range.
     images = jnp.sign(jnp.asarray(make_images(*shape)))
     out = jitted(images, jax.random.key(3), policy=policy)
     chex.assert_shape(out, (*shape, 3))
@@ -235,6 +235,18 @@ def test_draws_fill_their_ranges():
     _, offset = drawn_places(AugmentationPolicy(shift=0.2))
     assert -12.8 <= offset.min() < -12.6
     assert 12.6 < offset.max() <= 12.8001
+
+
+def test_colour_draws_fill_their_ranges_and_do_not_follow_the_flips():
+    policy = AugmentationPolicy(vertical_flip=True, brightness=(0.5, 1.5))
+    images = jnp.zeros((800, 2, 1, 3)).at[:, 1].set(-0.5)  # intensities 1/2 above 1/4
+    top, bottom = np.moveaxis(np.asarray(jitted(images, jax.random.key(9), policy=policy)), 1, 0)
+    factors = (top + bottom + 2)[:, 0, 0] / 2 / 0.75
+    assert 0.5 <= factors.min() < 0.51
+    assert 1.49 < factors.max() <= 1.501
+    flipped = (top < bottom)[:, 0, 0]
+    # Five standard errors of the difference of two means of 400 uniform draws.
+    assert abs(factors[flipped].mean() - factors[~flipped].mean()) < 0.1
 
 
 def test_presets_are_what_was_published():

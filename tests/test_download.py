@@ -155,6 +155,8 @@ def test_difficult_servers(
     server.ranges, server.marks, server.faults[IMAGES] = ranges, marks, faults
     fetch(tmp_path / "out", attempts=4)
     assert tree(tmp_path / "out") == expected
+    if not marks:
+        assert not any(asked for _, asked in server.requests), "nothing tells it is the same file"
 
 
 def test_a_file_that_changes_half_way_starts_again(server: Server, fetch, tmp_path: Path) -> None:
@@ -315,6 +317,21 @@ def test_kill_at_any_moment_and_run_again(server: Server, fetch, tmp_path: Path,
 
 class Death(BaseException):
     """The process ends here."""
+
+
+def test_a_whole_part_is_not_fetched_again(
+    server: Server, fetch, tmp_path: Path, expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*arguments: object, **options: object) -> None:
+        raise Death
+
+    with monkeypatch.context() as patch, contextlib.suppress(Death):
+        patch.setattr(download.unpacking, "unpack", die)
+        fetch(tmp_path / "out")
+    server.requests.clear()
+    fetch(tmp_path / "out")
+    assert server.requests == []
+    assert tree(tmp_path / "out") == expected
 
 
 def test_death_before_any_change_to_the_disk(

@@ -113,8 +113,8 @@ def download(
       base_url: a mirror, which holds BASE_URL/2018/FILE or BASE_URL/2019/FILE.
       accept_licence: called with the licence before anything is sent for; False ends it there.
       progress: whether to draw progress bars.
-      attempts: failures in a row that each file is granted.
-      backoff_secs: wait after a first failure, doubled after each further one.
+      attempts: as in `transfer.fetch`, for each file.
+      backoff_secs: likewise.
 
     Returns:
       What `download.json` holds: dataset, licence, citations, and url, bytes and sha256 by file.
@@ -132,9 +132,8 @@ def download(
         raise DermaganError(f"{dataset}: licence not accepted; nothing was downloaded")
     try:
         work = _Work(dataset, Path(out), progress)
-        for name in DATASETS[dataset].files:
-            if work.is_in_place(name):
-                continue
+        missing = (name for name in DATASETS[dataset].files if not work.is_in_place(name))
+        for name in missing:
             work.folder.mkdir(parents=True, exist_ok=True)
             transfer.fetch(
                 f"{base_url}/{DATASETS[dataset].year}/{name}",

@@ -118,9 +118,9 @@ def _inspect(packed: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
 def _check_member(info: zipfile.ZipInfo, archive: Path) -> None:
     name = info.filename
     parts = name.removesuffix("/").split("/")
-    if not name or name.startswith("/") or re.match("[A-Za-z]:", name) or "\\" in name:
-        raise _unsafe(archive, f"the absolute or foreign path {name!r}")
-    if any(part in ("", ".", "..") for part in parts):
+    if re.match("[A-Za-z]:", name) or "\\" in name:
+        raise _unsafe(archive, f"the Windows path {name!r}")
+    if any(part in ("", ".", "..") for part in parts):  # "": an absolute path, or no name
         raise _unsafe(archive, f"the path {name!r}")
     if not name.isprintable() or info.orig_filename != name:
         raise _unsafe(archive, f"the unprintable name {info.orig_filename!r}")

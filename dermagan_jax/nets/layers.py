@@ -179,6 +179,7 @@ class ConvDown(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the layer."""
         shape = (4, 4, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         return conv_down(x, kernel.astype(x.dtype))
@@ -195,6 +196,7 @@ class ConvUp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the layer."""
         shape = (4, 4, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         return conv_up(x, kernel.swapaxes(2, 3).astype(x.dtype))
@@ -226,7 +228,7 @@ def _conv_valid_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
         x,
         cotangent,
         cpu=partial(_tap_products, window=kernel.shape[0], stride=1),
-        default=lambda x, cotangent: for_kernel(cotangent)[0],
+        default=lambda _, cotangent: for_kernel(cotangent)[0],
     )
     return for_input(cotangent)[0], kernel_gradient
 
@@ -243,6 +245,7 @@ class ConvValid(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the layer."""
         shape = (self.window, self.window, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -331,6 +334,7 @@ class PointwiseConvPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the layer."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         # The bias is the same for the four pixels of a square, so it may follow the maximum.

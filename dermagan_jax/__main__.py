@@ -1,0 +1,5 @@
+"""Runs `python -m dermagan_jax`, the same as the command `dermagan`."""
+
+from dermagan_jax.cli import main
+
+main()

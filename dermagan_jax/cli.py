@@ -1,0 +1,171 @@
+"""The command `dermagan`: everything but the two training scripts."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import dermagan_jax
+from dermagan_jax import console
+
+_PROLOGUE = """\
+Train a GAN on skin-lesion images, generate labelled images, and see whether they help a classifier.
+
+  dermagan demo                                   the whole way on made-up images, in minutes
+  dermagan download isic2019 --out raw            or use files that you have
+  dermagan prepare --source isic2019=raw --out data
+  python train_gan.py --config=configs/dcgan.py:paper --workdir=runs/gan --config.data_dir=data
+  dermagan generate --gan runs/gan --per-class 100 --out generated
+  python train_classifier.py --config=configs/lesion_cnn.py:paper --workdir=runs/cnn \\
+      --config.data_dir=data --config.synthetic.gan_workdir=runs/gan --config.synthetic.per_class=100
+"""
+
+_PREPARE_HELP = """\
+Reads raw images, sets aside what is damaged, blurred or there twice, splits by lesion, resizes once
+and writes a data set that TensorFlow Datasets reads.
+
+  dermagan prepare --recipe bcn500 --source isic2019=raw --out data/bcn500
+  dermagan prepare --source folder=mine --test-per-class 50 --out data/mine
+  dermagan prepare --source phantom=300 --out data/phantom
+
+The folder gets data_report.json, splits.csv, quarantine.csv and figures. Nothing in the sources is
+changed. A second run of the same command goes on where a first one was stopped.
+"""
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples' line breaks, and widens the column of the options."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=100)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; exits with 2 on bad input.
+
+    Args:
+      arguments: the words after `dermagan`, or None for the process's own.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options.command_line = shlex.join(["dermagan", *words])
+    console.reports_errors(options.run)(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "dermagan", description=_PROLOGUE, epilog=console.RESEARCH_USE, formatter_class=_Formatter
+    )
+    parser.add_argument("--version", action="version", version=dermagan_jax.__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_add_demo, _add_download, _add_prepare, _add_generate):
+        add(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="the whole way on made-up images, to a report",
+        description="Prepares phantoms, trains a small GAN, generates, trains the paper's CNN without "
+        "and with the generated images, and writes a report. Under 8 minutes on 2 cores.",
+        formatter_class=_Formatter,
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="folder to write (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything (default: %(default)s)")
+    parser.add_argument("--short", action="store_true", help="fewer steps: only to see it run")
+    parser.set_defaults(run=_demo)
+
+
+def _add_download(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "download",
+        help="fetch a public ISIC challenge set",
+        description="Fetches a training set of the ISIC challenge, after showing its licence "
+        "(CC BY-NC 4.0: research use, with attribution). Run again after a break, it goes on; "
+        "checksums are recorded and compared.",
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("dataset", choices=("isic2018", "isic2019"))
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--base-url", help="a mirror that holds 2018/FILE and 2019/FILE")
+    parser.set_defaults(run=_download)
+
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "prepare",
+        help="turn raw images into a data set with splits by lesion",
+        description=_PREPARE_HELP,
+        formatter_class=_Formatter,
+    )
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="KIND=DIR",
+        help="ham10000=DIR, isic2018=DIR, isic2019=DIR, folder=DIR (of class folders) or "
+        "phantom=IMAGES_A_CLASS; may be given several times",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the prepared set")
+    parser.add_argument(
+        "--recipe", help="bcn500, ham4, isic4, paper_mix, or a JSON file of your own choices"
+    )
+    parser.add_argument("--image-size", type=int, default=64, choices=(32, 64, 128))
+    parser.add_argument("--seed", type=int, default=0, help="of the splits (default: %(default)s)")
+    _add_split_options(parser)
+    parser.add_argument("--keep", type=Path, help="file of image ids to bring back from quarantine")
+    parser.add_argument(
+        "--workers", type=int, help="decoding processes (default: one for each core)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a set made otherwise")
+    parser.set_defaults(run=_prepare)
+
+
+def _add_generate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="make labelled images with a trained GAN",
+        description="Writes PNG images in class folders, with manifest.csv, generation.json and "
+        "grid.png. The same checkpoint and seed give the same bytes.\n\n"
+        "  dermagan generate --gan runs/gan --per-class 100 --out generated",
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--gan", type=Path, required=True, help="workdir of train_gan.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the images")
+    parser.add_argument("--per-class", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--step", type=int, help="checkpoint to use (default: the latest)")
+    parser.set_defaults(run=_generate)
+
+
+# Each command imports what it needs: `dermagan --help` should not wait for JAX and TensorFlow.
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from dermagan_jax import demo
+
+    demo.run(options.out.expanduser(), seed=options.seed, short=options.short)
+
+
+def _download(options: argparse.Namespace) -> None:
+    from dermagan_jax.data.download import download
+
+    download(options.dataset, options.out.expanduser(), base_url=options.base_url)
+    print(f"Next: dermagan prepare --source {options.dataset}={options.out} --out DIR")
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from dermagan_jax import synthesis
+
+    trained = synthesis.load_gan(options.gan.expanduser(), step=options.step)
+    generated = synthesis.generate(trained, per_class=options.per_class, seed=options.seed)
+    synthesis.write_folder(generated, options.out.expanduser())
+    print(f"Wrote {len(generated.label)} images from step {trained.step} to {options.out}")
+    print(console.notice(generated.provenance["kind"]))
