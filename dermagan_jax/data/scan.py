@@ -1,0 +1,161 @@
+"""One pass over the raw images: decode, fingerprint, resize; the result lies on disk in chunks.
+
+A chunk is a `.npz` file of 256 images, written whole or not at all, so that a stopped scan goes on
+where it was and memory does not grow with the set.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from tqdm import tqdm
+
+from dermagan_jax import images
+from dermagan_jax.data import sources
+from dermagan_jax.data.records import Record
+from dermagan_jax.errors import DermaganError, ImageError
+
+CHUNK_SIZE = 256
+HASH_SIZE = 16  # Side of the perceptual hash: 256 bits.
+_SHARPNESS_SIZE = 128
+_THUMBNAIL_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprints:
+    """What is known of each image after the scan, in the order of the records.
+
+    Attributes:
+      content: [N] SHA-256 of the decoded pixels and their shape, "" where undecodable.
+      perceptual: [N, 32] uint8, 256 bits of perceptual hash.
+      thumbnail: [N, 32, 32] uint8 grey, to confirm what the hash suggests.
+      sharpness: [N] float32, variance of the Laplacian of the grey image at 128 pixels.
+      error: [N] reason why an image cannot be decoded, "" where it can.
+    """
+
+    content: np.ndarray
+    perceptual: np.ndarray
+    thumbnail: np.ndarray
+    sharpness: np.ndarray
+    error: np.ndarray
+
+    @property
+    def decoded(self) -> np.ndarray:
+        """[N] bool: the image could be decoded."""
+        return self.error == ""
+
+
+def scan(
+    records: Sequence[Record],
+    folder: Path,
+    *,
+    image_size: int,
+    num_workers: int | None = None,
+    progress: bool = True,
+) -> Fingerprints:
+    """Decodes, fingerprints and resizes every image, in several processes.
+
+    Args:
+      records: the images; the same list in the same order when a scan goes on.
+      folder: where the chunks lie; chunks that are there are not made again.
+      image_size: side of the resized images in pixels.
+      num_workers: processes, or None for one a core.
+      progress: whether to draw a progress bar.
+
+    Returns:
+      The fingerprints; the resized images are read by `resized_images`.
+
+    Raises:
+      DermaganError: when a chunk cannot be written.
+    """
+    folder.mkdir(exist_ok=True)
+    chunks = [records[start : start + CHUNK_SIZE] for start in range(0, len(records), CHUNK_SIZE)]
+    missing = [index for index in range(len(chunks)) if not _path(folder, index).is_file()]
+    workers = min(num_workers or os.cpu_count() or 1, max(len(missing), 1))
+    bar = tqdm(
+        total=len(records),
+        initial=len(records) - sum(len(chunks[index]) for index in missing),
+        desc="decode and resize",
+        unit="image",
+        disable=not progress,
+    )
+    # Spawned, not forked: the parent may hold the threads of JAX and TensorFlow.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with bar, concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+            tasks = [
+                pool.submit(_scan_chunk, chunks[index], _path(folder, index), image_size)
+                for index in missing
+            ]
+            for task in concurrent.futures.as_completed(tasks):
+                bar.update(task.result())
+    except OSError as error:
+        raise DermaganError(
+            f"{folder}: cannot be written ({error.strerror}); free some space and run the same "
+            "command again"
+        ) from error
+    return _load_fingerprints(folder, len(chunks))
+
+
+def resized_images(folder: Path, num_records: int) -> Iterator[np.ndarray]:
+    """Yields the resized images of a scan chunk by chunk, each [<= 256, S, S, 3] uint8."""
+    for index in range(-(-num_records // CHUNK_SIZE)):
+        with np.load(_path(folder, index)) as chunk:
+            yield chunk["image"]
+
+
+def content_sha256(image: np.ndarray) -> str:
+    """Returns the SHA-256 of an image's shape and pixels, hexadecimal."""
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+
+
+def _path(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.npz"
+
+
+def _scan_chunk(records: Sequence[Record], path: Path, image_size: int) -> int:
+    rows = [_scan_image(record, image_size) for record in records]
+    columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    partial = path.with_suffix(".tmp")
+    with partial.open("wb") as file:
+        np.savez(file, **columns)
+    partial.replace(path)
+    return len(records)
+
+
+def _scan_image(record: Record, image_size: int) -> dict[str, np.ndarray]:
+    try:
+        image = sources.load_image(record)
+        error = ""
+    except ImageError as caught:
+        image, error = np.zeros((image_size, image_size, 3), np.uint8), caught.reason[:200]
+    grey = Image.fromarray(image).convert("L")
+    level = np.asarray(grey.resize((_SHARPNESS_SIZE, _SHARPNESS_SIZE)), np.float32)
+    return {
+        "image": images.resize_crop(image, image_size),
+        "content": np.asarray("" if error else content_sha256(image), "U64"),
+        "perceptual": np.packbits(imagehash.phash(grey, hash_size=HASH_SIZE).hash),
+        "thumbnail": np.asarray(grey.resize((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))),
+        "sharpness": np.asarray(ndimage.laplace(level).var(), np.float32),
+        "error": np.asarray(error, "U200"),
+    }
+
+
+def _load_fingerprints(folder: Path, num_chunks: int) -> Fingerprints:
+    names = [field.name for field in dataclasses.fields(Fingerprints)]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for index in range(num_chunks):
+        with np.load(_path(folder, index)) as chunk:
+            for name in names:
+                parts[name].append(chunk[name])
+    return Fingerprints(**{name: np.concatenate(part) for name, part in parts.items()})
