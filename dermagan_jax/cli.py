@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dermagan_jax
 from dermagan_jax import console
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.lesions import CLASSES, label_of_folder
 
 _PROLOGUE = """\
 Train a GAN on skin-lesion images, generate labelled images, and see whether they help a classifier.
@@ -145,6 +148,18 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_generate)
 
 
+def _add_split_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("splits", "Unset values are the recipe's, or in parentheses.")
+    group.add_argument("--test-per-class", type=int, help="test images of each class (100)")
+    group.add_argument("--train-per-class", type=int, help="at most so many in training (all)")
+    group.add_argument(
+        "--validation-fraction", type=float, help="share of what the test split leaves (0.15)"
+    )
+    group.add_argument(
+        "--cap", action="append", default=[], metavar="CLASS=N", help="at most N images of a class"
+    )
+
+
 # Each command imports what it needs: `dermagan --help` should not wait for JAX and TensorFlow.
 
 
@@ -169,3 +184,45 @@ def _generate(options: argparse.Namespace) -> None:
     synthesis.write_folder(generated, options.out.expanduser())
     print(f"Wrote {len(generated.label)} images from step {trained.step} to {options.out}")
     print(console.notice(generated.provenance["kind"]))
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from dermagan_jax.data.prepare import prepare
+
+    names = ("test_per_class", "train_per_class", "validation_fraction")
+    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.cap:
+        changes["caps"] = dict(map(_parse_cap, options.cap))
+    out = options.out.expanduser()
+    report = prepare(
+        out,
+        source_texts=options.source,
+        recipe_name=options.recipe,
+        plan_changes=changes,
+        image_size=options.image_size,
+        seed=options.seed,
+        keep=options.keep,
+        num_workers=options.workers,
+        overwrite=options.overwrite,
+    )
+    _show_report(report, out)
+
+
+def _parse_cap(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    label = label_of_folder(name)
+    if label is None or not number.isdecimal():
+        raise DermaganError(f"--cap {text}: give CLASS=N, such as melanoma=500")
+    return CLASSES[label], int(number)
+
+
+def _show_report(report: Mapping[str, Any], out: Path) -> None:
+    splits = ("train", "validation", "test")
+    rows = [[name, *(f"{report['counts'][split][name]:,}" for split in splits)] for name in CLASSES]
+    print(console.table([f"images ({report['kind']})", *splits], rows))
+    removed = ", ".join(f"{number} {reason}" for reason, number in report["removed"].items())
+    print(f"Set aside: {removed or 'none'}; see {out}/quarantine.csv and quarantine.png.")
+    for warning in report["warnings"]:
+        print(f"warning: {warning}")
+    print(f"Report and figures: {out}/data_report.json, {out}/figures")
+    print(console.notice(report["kind"]))

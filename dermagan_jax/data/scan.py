@@ -29,6 +29,7 @@ CHUNK_SIZE = 256
 HASH_SIZE = 16  # Side of the perceptual hash: 256 bits.
 _SHARPNESS_SIZE = 128
 _THUMBNAIL_SIZE = 32
+_BLACK = 40  # Grey levels up to this are a vignette's surround.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Fingerprints:
       content: [N] SHA-256 of the decoded pixels and their shape, "" where undecodable.
       perceptual: [N, 32] uint8, 256 bits of perceptual hash.
       thumbnail: [N, 32, 32] uint8 grey, to confirm what the hash suggests.
-      sharpness: [N] float32, variance of the Laplacian of the grey image at 128 pixels.
+      sharpness: [N] float32, variance of the Laplacian of the grey field of view at 128 pixels.
       error: [N] reason why an image cannot be decoded, "" where it can.
     """
 
@@ -140,15 +141,39 @@ def _scan_image(record: Record, image_size: int) -> dict[str, np.ndarray]:
     except ImageError as caught:
         image, error = np.zeros((image_size, image_size, 3), np.uint8), caught.reason[:200]
     grey = Image.fromarray(image).convert("L")
-    level = np.asarray(grey.resize((_SHARPNESS_SIZE, _SHARPNESS_SIZE)), np.float32)
+    view = _field_of_view(grey)
+    level = np.asarray(view.resize((_SHARPNESS_SIZE, _SHARPNESS_SIZE)), np.float32)
     return {
         "image": images.resize_crop(image, image_size),
         "content": np.asarray("" if error else content_sha256(image), "U64"),
-        "perceptual": np.packbits(imagehash.phash(grey, hash_size=HASH_SIZE).hash),
-        "thumbnail": np.asarray(grey.resize((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))),
+        "perceptual": np.packbits(imagehash.phash(view, hash_size=HASH_SIZE).hash),
+        "thumbnail": np.asarray(view.resize((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))),
         "sharpness": np.asarray(ndimage.laplace(level).var(), np.float32),
         "error": np.asarray(error, "U200"),
     }
+
+
+def _field_of_view(grey: Image.Image) -> Image.Image:
+    """Cuts the square inside a dermoscope's circle, or the middle where there is no vignette.
+
+    Else all images with a black surround would look alike to a perceptual hash, which was seen:
+    most of its pairs in ISIC 2019 were different lesions in the same circle.
+    """
+    left, top, right, bottom = grey.point(lambda level: 255 * (level > _BLACK)).getbbox() or (
+        0,
+        0,
+        *grey.size,
+    )
+    across = (1 - 2**-0.5) / 2  # What a circle's inscribed square leaves on each side.
+    margin_x, margin_y = across * (right - left), across * (bottom - top)
+    return grey.crop(
+        (
+            round(left + margin_x),
+            round(top + margin_y),
+            round(right - margin_x),
+            round(bottom - margin_y),
+        )
+    )
 
 
 def _load_fingerprints(folder: Path, num_chunks: int) -> Fingerprints:

@@ -1,0 +1,163 @@
+"""The prepared set as a TensorFlow Datasets builder."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dermagan_jax.data import scan
+from dermagan_jax.data.records import Record
+from dermagan_jax.data.splits import SPLITS
+from dermagan_jax.data.tensorflow_cpu import tf
+from dermagan_jax.lesions import CLASSES
+
+NAME = "dermoscopy"
+VERSION = "1.0.0"
+ReadError = tf.errors.OpError
+
+
+class Dermoscopy(tfds.core.GeneratorBasedBuilder):
+    """Writes the resized images of a scan, split as assigned."""
+
+    name = NAME
+    VERSION = tfds.core.Version(VERSION)
+
+    def __init__(
+        self,
+        *,
+        data_dir: str,
+        records: Sequence[Record] = (),
+        split: np.ndarray | None = None,
+        scan_folder: Path | None = None,
+        image_size: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        """Prepares to write below `data_dir`.
+
+        Args:
+          data_dir: the folder for `dermoscopy/1.0.0`.
+          records: the images in the scan's order.
+          split: [N] str, the split of each.
+          scan_folder: the scan's chunks.
+          image_size: side of the images in pixels.
+          **kwargs: TFDS's own.
+        """
+        self._records, self._split = records, split
+        self._scan_folder, self._image_size = scan_folder, image_size
+        super().__init__(data_dir=data_dir, **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        shape = (self._image_size, self._image_size, 3)
+        return self.dataset_info_from_configs(
+            description="Skin-lesion images, resized once, split by lesion. Research use only.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=shape, encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=CLASSES),
+                    "image_id": tfds.features.Text(),
+                    "lesion_id": tfds.features.Text(),
+                    "source": tfds.features.Text(),
+                    "site": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager: object) -> Mapping[str, Any]:  # noqa: ARG002
+        return {name: self._generate_examples(name) for name in SPLITS}
+
+    def _generate_examples(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        start = 0
+        for chunk in scan.resized_images(self._scan_folder, len(self._records)):
+            members = np.flatnonzero(self._split[start : start + len(chunk)] == name)
+            for place in members:
+                record = self._records[start + place]
+                yield (
+                    record.image_id,
+                    {
+                        "image": chunk[place],
+                        "label": record.label,
+                        "image_id": record.image_id,
+                        "lesion_id": record.lesion_id or "",
+                        "source": record.source,
+                        "site": record.site,
+                    },
+                )
+            start += len(chunk)
+
+
+def write(
+    out: Path,
+    records: Sequence[Record],
+    split: np.ndarray,
+    *,
+    scan_folder: Path,
+    image_size: int,
+) -> None:
+    """Writes `out/dermoscopy/1.0.0`, which `tfds.builder_from_directory` reads.
+
+    Args:
+      out: the prepared set's folder.
+      records: the images in the scan's order.
+      split: [N] str, the split of each; those of no split are left out.
+      scan_folder: the scan's chunks.
+      image_size: side of the images in pixels.
+    """
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        builder = Dermoscopy(
+            data_dir=str(out),
+            records=records,
+            split=split,
+            scan_folder=scan_folder,
+            image_size=image_size,
+        )
+        # No statistics, no registration of checksums, nothing fetched.
+        settings = tfds.download.DownloadConfig(
+            register_checksums=False, compute_stats=tfds.download.ComputeStatsMode.SKIP
+        )
+        builder.download_and_prepare(
+            download_dir=str(out / NAME / "downloads"), download_config=settings
+        )
+    # TFDS makes it whether or not anything is downloaded.
+    shutil.rmtree(out / NAME / "downloads", ignore_errors=True)
+
+
+def read(out: Path, split: str) -> dict[str, np.ndarray]:
+    """Reads one split, sorted by image id.
+
+    Returns:
+      `image` [N, S, S, 3] uint8, `label` [N] int32, and [N] str arrays `image_id`, `lesion_id`,
+      `source` and `site`.
+    """
+    with _quiet():
+        builder = tfds.builder_from_directory(str(out / NAME / VERSION))
+        examples = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+    examples.sort(key=lambda example: example["image_id"])
+    columns: dict[str, np.ndarray] = {
+        "image": np.stack([example["image"] for example in examples]),
+        "label": np.asarray([example["label"] for example in examples], np.int32),
+    }
+    for name in ("image_id", "lesion_id", "source", "site"):
+        columns[name] = np.asarray([example[name].decode() for example in examples])
+    return columns
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences TFDS's notes and progress bars; its errors stay."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

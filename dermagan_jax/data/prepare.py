@@ -1,0 +1,362 @@
+"""From raw sources to a prepared set: read, scan, clean, split, write, report, audit."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dermagan_jax
+from dermagan_jax import figures, images
+from dermagan_jax.data import cleaning, dermoscopy, prepared, scan, sources, splits
+from dermagan_jax.data.recipes import Recipe, find_recipe
+from dermagan_jax.data.records import Record
+from dermagan_jax.data.splits import SPLITS, SplitPlan
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.lesions import CLASSES, NUM_CLASSES, SHORT_NAMES
+
+PLAN = "plan.json"
+SCAN = ".scan"
+SAMPLES_PER_CLASS = 40
+ISIC_LICENCE = (
+    "CC BY-NC 4.0; HAM10000: Tschandl et al., 2018; BCN20000: Hernández-Pérez et al., 2024; "
+    "MSK: Codella et al., 2017"
+)
+LICENCES = {
+    "ham10000": ISIC_LICENCE,
+    "isic2018": ISIC_LICENCE,
+    "isic2019": ISIC_LICENCE,
+    "folder": "the licence of the images in the user's folder",
+    "phantom": "made by this program",
+}
+_QUARANTINE_COLUMNS = ("image_id", "reason", "score", "repeats", "detail", "path")
+
+_logger = logging.getLogger("dermagan")
+
+
+def prepare(
+    out: Path,
+    *,
+    source_texts: Sequence[str],
+    recipe_name: str | None = None,
+    plan_changes: Mapping[str, Any] | None = None,
+    image_size: int = 64,
+    seed: int = 0,
+    keep: Path | None = None,
+    blur_mads: float = cleaning.BLUR_MADS,
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Prepares a data set, or goes on where an earlier call was stopped.
+
+    Args:
+      out: new, empty, or the folder of an earlier call.
+      source_texts: as the command line takes them, such as `isic2019=DIR`.
+      recipe_name: a key of `recipes.RECIPES`, a JSON file, or None for all of the sources.
+      plan_changes: fields of `splits.SplitPlan` to set over the recipe's.
+      image_size: side of the images in pixels.
+      seed: of the splits, and of the phantoms.
+      keep: a file of image ids, one a line, to bring back from quarantine.
+      blur_mads: see `cleaning.clean`.
+      num_workers: decoding processes, or None for one a core.
+      overwrite: replace a set that was prepared otherwise.
+      progress: whether to draw a progress bar.
+
+    Returns:
+      The report, as written to data_report.json.
+
+    Raises:
+      DermaganError: bad input; nothing is half-written, and a rerun goes on.
+      LeakError: two splits share something, which would be an error of this program.
+    """
+    recipe = find_recipe(recipe_name) if recipe_name else Recipe()
+    recipe = dataclasses.replace(
+        recipe, plan=dataclasses.replace(recipe.plan, **(plan_changes or {}))
+    )
+    listing = _read_sources(source_texts, recipe, seed)
+    records = _chosen(listing.records, recipe)
+    keep_ids = _read_keep(keep)
+    choices = {
+        "sources": list(source_texts),
+        "recipe": recipe_name,
+        "choices": recipe.to_json(),
+        "image_size": image_size,
+        "seed": seed,
+        "keep": sorted(keep_ids),
+        "blur_mads": blur_mads,
+        "num_images": len(records),
+        "version": dermagan_jax.__version__,
+    }
+    if not _claim(out, choices, overwrite):
+        _logger.info("%s: is prepared already, by the same choices", out)
+        return prepared.load_report(out)
+    prints = scan.scan(
+        records, out / SCAN, image_size=image_size, num_workers=num_workers, progress=progress
+    )
+    found = cleaning.clean(records, prints, keep=keep_ids, blur_mads=blur_mads)
+    split, group = _assign(records, found, recipe.plan, seed)
+    try:
+        report = _write(out, records, prints, found, split, group, listing, choices)
+    except OSError as error:
+        raise DermaganError(
+            f"{out}: cannot be written ({error.strerror}); free some space and run the same "
+            "command again"
+        ) from error
+    prepared.write_report(out, report)
+    prepared.audit(out)
+    shutil.rmtree(out / SCAN)
+    return report
+
+
+def _read_sources(texts: Sequence[str], recipe: Recipe, seed: int) -> sources.SourceListing:
+    if not texts:
+        raise DermaganError("no source is given; give --source KIND=DIR, or --source phantom")
+    parsed = [sources.parse_source(text) for text in texts]
+    kinds = {kind for kind, _ in parsed}
+    missing = sorted(set(recipe.sources) - kinds)
+    if missing:
+        raise DermaganError(f"the recipe needs {missing[0]}; give --source {missing[0]}=DIR")
+    if "phantom" in kinds and len(kinds) > 1:
+        raise DermaganError(
+            "phantoms and photographs cannot be mixed: no result on the mixture would mean "
+            "anything; prepare them apart"
+        )
+    return sources.merge_sources([sources.read_source(*each, seed=seed) for each in parsed])
+
+
+def _chosen(records: Sequence[Record], recipe: Recipe) -> list[Record]:
+    """Keeps the records of the recipe's sites, sorted by id."""
+    kept = []
+    for record in records:
+        sites = recipe.sites.get(CLASSES[record.label])
+        if sites is None or record.site in sites:
+            kept.append(record)
+    present = {record.label for record in kept}
+    for label, name in enumerate(CLASSES):
+        if label not in present:
+            raise DermaganError(f"class {name}: the sources hold none of the images asked for")
+    return sorted(kept, key=lambda record: record.image_id)
+
+
+def _read_keep(path: Path | None) -> frozenset[str]:
+    if path is None:
+        return frozenset()
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DermaganError(f"--keep {path}: cannot be read ({error})") from error
+    return frozenset(line.strip() for line in lines if line.strip())
+
+
+def _claim(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
+    """Makes `out` ours; returns False when it holds the finished set of the same choices."""
+    path = out / PLAN
+    if path.is_file():
+        before = json.loads(path.read_text())
+        if before != json.loads(json.dumps(choices)):
+            if not overwrite:
+                fields = ", ".join(key for key in choices if before.get(key) != choices[key])
+                raise DermaganError(
+                    f"{out}: holds a set prepared with other choices ({fields}); name another "
+                    "--out, or give --overwrite"
+                )
+            _remove_set(out)
+        elif (out / prepared.REPORT).is_file():
+            return False
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DermaganError(f"{out}: exists and is no prepared set; name another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(choices, indent=2, sort_keys=True) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise DermaganError(
+            f"{out}: cannot be written ({error.strerror}); name another --out"
+        ) from error
+    return True
+
+
+def _remove_set(out: Path) -> None:
+    """Removes what an earlier call wrote, the report first, so that it never looks complete."""
+    for name in (prepared.REPORT, PLAN, prepared.MANIFEST, "quarantine.csv", "quarantine.png"):
+        (out / name).unlink(missing_ok=True)
+    for name in (SCAN, dermoscopy.NAME, "figures"):
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _assign(
+    records: Sequence[Record], found: cleaning.Cleaning, plan: SplitPlan, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the split of each image ("removed" for those set aside) and its group."""
+    group = splits.group_images([record.lesion_id for record in records], found.links)
+    label = np.asarray([record.label for record in records])
+    is_kept = np.ones(len(records), bool)
+    is_kept[[removal.index for removal in found.removals]] = False
+    split = np.full(len(records), "removed", "U10")
+    split[is_kept] = splits.assign_splits(label[is_kept], group[is_kept], plan=plan, seed=seed)
+    return split, group
+
+
+def _write(
+    out: Path,
+    records: Sequence[Record],
+    prints: scan.Fingerprints,
+    found: cleaning.Cleaning,
+    split: np.ndarray,
+    group: np.ndarray,
+    listing: sources.SourceListing,
+    choices: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes everything but the report, and returns the report."""
+    shutil.rmtree(out / dermoscopy.NAME, ignore_errors=True)
+    dermoscopy.write(out, records, split, scan_folder=out / SCAN, image_size=choices["image_size"])
+    rows = _manifest_rows(out, records, prints, split, group)
+    _write_csv(out / prepared.MANIFEST, prepared.MANIFEST_COLUMNS, rows)
+    _write_quarantine(out, records, found)
+    counts = {
+        name: {
+            each: sum(row["split"] == name and row["class"] == each for row in rows)
+            for each in CLASSES
+        }
+        for name in SPLITS
+    }
+    kind = "phantom" if records[0].source == "phantom" else "real"
+    report = {
+        **choices,
+        "kind": kind,
+        "classes": list(CLASSES),
+        "counts": counts,
+        "split_hashes": {
+            name: prepared.split_sha256(
+                (row["image_id"], CLASSES.index(row["class"]), row["pixels_sha256"])
+                for row in rows
+                if row["split"] == name
+            )
+            for name in SPLITS
+        },
+        "unused": sum(row["split"] == splits.UNUSED for row in rows),
+        "removed": dict(Counter(removal.reason for removal in found.removals)),
+        "kept_back": found.kept_back,
+        "look_alike_pairs": len(found.links),
+        "class_by_site": _class_by_site(rows),
+        "skipped_diagnoses": listing.skipped,
+        "absent": listing.absent,
+        "warnings": [
+            *listing.warnings,
+            *([choices["choices"]["note"]] * bool(choices["choices"]["note"])),
+        ],
+        "licences": sorted({LICENCES[record.source] for record in records}),
+        "leaky": choices["choices"]["plan"]["split_by"] == "image",
+    }
+    _draw(out, records, split, counts, kind)
+    return report
+
+
+def _manifest_rows(
+    out: Path,
+    records: Sequence[Record],
+    prints: scan.Fingerprints,
+    split: np.ndarray,
+    group: np.ndarray,
+) -> list[dict[str, str]]:
+    rows, start = [], 0
+    for chunk in scan.resized_images(out / SCAN, len(records)):
+        for place, image in enumerate(chunk, start):
+            if split[place] == "removed":
+                continue
+            record = records[place]
+            values = (
+                record.image_id,
+                record.lesion_id or "",
+                records[group[place]].image_id,
+                CLASSES[record.label],
+                record.source,
+                record.site,
+                str(split[place]),
+                str(prints.content[place]),
+                scan.content_sha256(image),
+            )
+            rows.append(dict(zip(prepared.MANIFEST_COLUMNS, values, strict=True)))
+        start += len(chunk)
+    return rows
+
+
+def _write_quarantine(out: Path, records: Sequence[Record], found: cleaning.Cleaning) -> None:
+    rows = []
+    for removal in found.removals:
+        record = records[removal.index]
+        original = None if removal.repeats is None else records[removal.repeats].image_id
+        values = (record.image_id, removal.reason, f"{removal.score:g}", original or "")
+        rows.append(
+            dict(zip(_QUARANTINE_COLUMNS, (*values, removal.detail, record.path), strict=True))
+        )
+    _write_csv(out / "quarantine.csv", _QUARANTINE_COLUMNS, rows)
+    (out / "quarantine.png").unlink(missing_ok=True)
+    shown = [removal for removal in found.removals if removal.reason != "undecodable"][:100]
+    if shown:
+        # Each image that repeats another stands beside the one that it repeats.
+        wanted = [each.index for each in shown] + [
+            each.index if each.repeats is None else each.repeats for each in shown
+        ]
+        pictures = _pictures(out, len(records), wanted)
+        pairs = [picture for pair in zip(*np.split(pictures, 2), strict=True) for picture in pair]
+        images.write_png(out / "quarantine.png", images.grid(np.stack(pairs), 10))
+
+
+def _pictures(out: Path, num_records: int, wanted: Sequence[int]) -> np.ndarray:
+    """Reads single images of the scan: [len(wanted), S, S, 3] uint8."""
+    found, start, places = {}, 0, set(wanted)
+    for chunk in scan.resized_images(out / SCAN, num_records):
+        for place in range(start, start + len(chunk)):
+            if place in places:
+                found[place] = chunk[place - start]
+        start += len(chunk)
+    return np.stack([found[place] for place in wanted])
+
+
+def _class_by_site(rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
+    """Counts the images of each class from each hospital: where it is uneven, results mislead."""
+    sites = sorted({row["site"] for row in rows})
+    counted = Counter((row["class"], row["site"]) for row in rows if row["split"] in SPLITS)
+    return {name: {site or "unknown": counted[name, site] for site in sites} for name in CLASSES}
+
+
+def _draw(
+    out: Path,
+    records: Sequence[Record],
+    split: np.ndarray,
+    counts: Mapping[str, Mapping[str, int]],
+    kind: str,
+) -> None:
+    folder = out / "figures"
+    folder.mkdir(exist_ok=True)
+    phantom = kind == "phantom"
+    total = {name: sum(counts[each][name] for each in SPLITS) for name in CLASSES}
+    figures.class_counts(total, folder / "class_counts.png", title="Images", phantom=phantom)
+    figures.split_counts(
+        counts, folder / "split_counts.png", title="Images by split", phantom=phantom
+    )
+    label = np.asarray([record.label for record in records])
+    for each in range(NUM_CLASSES):
+        members = np.flatnonzero((split == "train") & (label == each))[:SAMPLES_PER_CLASS]
+        grid = images.grid(_pictures(out, len(records), members.tolist()), 10)
+        images.write_png(folder / f"samples_{SHORT_NAMES[each].lower()}.png", grid)
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+    partial = path.with_suffix(".tmp")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)

@@ -1,0 +1,187 @@
+"""A prepared set on disk: reading it, and proving that its splits share nothing."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dermagan_jax.data import dermoscopy
+from dermagan_jax.data.scan import content_sha256
+from dermagan_jax.data.splits import SPLITS
+from dermagan_jax.errors import DermaganError, LeakError
+from dermagan_jax.lesions import CLASSES
+
+REPORT = "data_report.json"
+MANIFEST = "splits.csv"
+MANIFEST_COLUMNS = (
+    "image_id",
+    "lesion_id",
+    "group",
+    "class",
+    "source",
+    "site",
+    "split",
+    "content_sha256",
+    "pixels_sha256",
+)
+# What two splits may not share, and what may be shared in a set that says that it leaks.
+_NEVER_SHARED = ("image_id", "content_sha256", "pixels_sha256")
+_SHARED_IF_LEAKY = ("lesion_id", "group")
+
+_logger = logging.getLogger("dermagan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The images of one split, sorted by id.
+
+    Attributes:
+      image: [N, S, S, 3] uint8.
+      label: [N] int32 in [0, 4).
+      image_id: [N] str; `lesion_id`, `source` and `site` likewise, "" where there is none.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    image_id: np.ndarray
+    lesion_id: np.ndarray
+    source: np.ndarray
+    site: np.ndarray
+
+
+def load_report(data_dir: Path) -> dict[str, Any]:
+    """Reads `data_report.json`, which is there only when a set is complete.
+
+    Raises:
+      DermaganError: when the folder is no complete prepared set.
+    """
+    path = data_dir / REPORT
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        what = "was not finished" if (data_dir / "plan.json").is_file() else "is no prepared set"
+        raise DermaganError(f"{data_dir}: {what}; run `dermagan prepare --out {data_dir} …`") from (
+            error
+        )
+    except (OSError, ValueError) as error:
+        raise DermaganError(f"{path}: cannot be read ({error}); prepare the set again") from error
+
+
+def load_split(data_dir: Path, split: str) -> Split:
+    """Reads one of the splits `train`, `validation` and `test` through TFDS.
+
+    Raises:
+      DermaganError: when the set is not complete, or its files are damaged.
+    """
+    load_report(data_dir)
+    return Split(**_read(data_dir, split))
+
+
+def write_report(data_dir: Path, report: Mapping[str, Any]) -> None:
+    """Writes `data_report.json` at once; it is written last and marks a set complete."""
+    partial = data_dir / f"{REPORT}.tmp"
+    partial.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    partial.replace(data_dir / REPORT)
+
+
+def split_sha256(rows: Iterable[tuple[str, int, str]]) -> str:
+    """Returns the content hash of a split: over its (image id, label, pixel hash), sorted."""
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+def audit(data_dir: Path) -> None:
+    """Proves that no two splits share an image, a lesion, a group of look-alikes or a hash.
+
+    The stored pixels are hashed anew, so a changed image or manifest is found too.
+
+    Raises:
+      DermaganError: when the set is incomplete, or its images are not those of its manifest.
+      LeakError: when two splits share something; names the images.
+    """
+    report = load_report(data_dir)
+    rows = _manifest(data_dir)
+    for column in _NEVER_SHARED:
+        _require_disjoint(data_dir, rows, column)
+    if report["leaky"]:
+        _logger.warning("%s: split by image on purpose: lesions are in several splits", data_dir)
+    else:
+        for column in _SHARED_IF_LEAKY:
+            _require_disjoint(data_dir, rows, column)
+    for split in SPLITS:
+        _require_stored(data_dir, rows, split, report["split_hashes"][split])
+
+
+def _manifest(data_dir: Path) -> list[dict[str, str]]:
+    path = data_dir / MANIFEST
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        if rows and set(MANIFEST_COLUMNS) - set(rows[0]):
+            raise ValueError(f"its columns are {', '.join(rows[0])}")
+    except (OSError, ValueError) as error:
+        raise DermaganError(f"{path}: cannot be read ({error}); prepare the set again") from error
+    return rows
+
+
+def _require_disjoint(data_dir: Path, rows: Sequence[Mapping[str, str]], column: str) -> None:
+    members: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in rows:
+        if row[column] and row["split"] in SPLITS:
+            members[row[column]].setdefault(row["split"], row["image_id"])
+    shared = {value: splits for value, splits in members.items() if len(splits) > 1}
+    if shared:
+        value, splits = next(iter(sorted(shared.items())))
+        named = " and ".join(f"{image_id} ({split})" for split, image_id in splits.items())
+        raise LeakError(
+            f"{data_dir}: {len(shared)} values of {column} are in more than one split; {value[:40]} "
+            f"is that of {named}; prepare the set again"
+        )
+
+
+def _require_stored(
+    data_dir: Path, rows: Sequence[Mapping[str, str]], split: str, expected: str
+) -> None:
+    columns = _read(data_dir, split)
+    stored = {
+        str(name): (int(label), content_sha256(image))
+        for name, label, image in zip(
+            columns["image_id"], columns["label"], columns["image"], strict=True
+        )
+    }
+    listed = {
+        row["image_id"]: (CLASSES.index(row["class"]), row["pixels_sha256"])
+        for row in rows
+        if row["split"] == split
+    }
+    if stored != listed:
+        differing = sorted(
+            name for name in stored.keys() | listed.keys() if stored.get(name) != listed.get(name)
+        )
+        raise LeakError(
+            f"{data_dir}: {len(differing)} images of {split} are not those of {MANIFEST}, the "
+            f"first {differing[0]}; prepare the set again"
+        )
+    if split_sha256((name, *values) for name, values in stored.items()) != expected:
+        raise LeakError(
+            f"{data_dir}: the {split} split is not that of {REPORT}; prepare the set again"
+        )
+
+
+def _read(data_dir: Path, split: str) -> dict[str, np.ndarray]:
+    try:
+        return dermoscopy.read(data_dir, split)
+    # TFDS and TensorFlow raise whatever their layers meet in a damaged or missing file.
+    except (OSError, ValueError, KeyError, RuntimeError, dermoscopy.ReadError) as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "damaged"
+        raise DermaganError(
+            f"{data_dir}: split {split} cannot be read ({reason}); prepare the set again"
+        ) from error
