@@ -107,8 +107,10 @@ class _Run:
             label_smoothing=config.label_smoothing,
             ema_half_life_kimg=config.ema_half_life_kimg,
         )
-        mesh = parallel.make_mesh(config.batch_size)
-        self.train_step = parallel.compile_step(parallel.map_over_classes(step), mesh, batch_axis=1)
+        self.mesh = parallel.make_mesh(config.batch_size)
+        self.train_step = parallel.compile_step(
+            parallel.map_over_classes(step), self.mesh, batch_axis=1
+        )
         self.class_keys = jax.jit(self._class_keys)
         self.calibrate = jax.jit(self._calibrate)
         self.sample_grid = jax.jit(self._sample_grid)

@@ -25,7 +25,6 @@ from dermagan_jax.data.phantom_scene import (
     reflectance,
     smooth_step,
 )
-from dermagan_jax.data.phantom_structures import lattice
 from dermagan_jax.data.records import Record
 from dermagan_jax.errors import DermaganError
 
@@ -127,14 +126,14 @@ def _lesion_on_skin(rng: np.random.Generator, label: int, size: int) -> Scene:
 def _add_skin(scene: Scene, rng: np.random.Generator) -> None:
     """Lays down skin from fair to dark, mottled, with fine lines and now and then freckles."""
     pixels = scene.pixels
-    tone = 0.08 + 0.9 * rng.beta(1.1, 3.2)
+    tone = 0.06 + 1.2 * rng.beta(1.0, 2.8)
     unevenness = 0.08 * noise(rng, pixels, 6) + 0.06 * noise(rng, pixels, 40)
     scene.melanin += tone * (1 + unevenness)
     flush = rng.uniform(0.06, 0.3)
     unevenness = 0.22 * noise(rng, pixels, 9) + 0.16 * noise(rng, pixels, 48)
     scene.blood += flush * np.clip(1 + unevenness, 0, 2)
-    furrows = lattice(scene, rng, spacing=rng.uniform(0.03, 0.05), disorder=0.5)
-    scene.melanin += rng.uniform(0.0, 0.06) * furrows
+    skin_lines = np.abs(noise(rng, pixels, 44))
+    scene.melanin -= rng.uniform(0.0, 0.05) * skin_lines
     if rng.random() < 0.25:
         count = int(rng.integers(3, 16))
         centres = rng.uniform(-HALF_WIDTH, HALF_WIDTH, (count, 2))

@@ -15,13 +15,18 @@ from collections.abc import Callable
 import numpy as np
 
 from dermagan_jax.data import phantom_structures as structures
-from dermagan_jax.data.phantom_scene import Scene, lesion_depth, mottling, noise, smooth_step, zone
+from dermagan_jax.data.phantom_scene import Scene, lesion_depth, mottling, smooth_step, zone
 
 Recipe = Callable[[Scene, np.random.Generator], None]
 
 
 def _chance(rng: np.random.Generator, probability: float) -> bool:
     return bool(rng.random() < probability)
+
+
+def _uneven(scene: Scene, rng: np.random.Generator, contrast: float) -> np.ndarray:
+    """Returns a factor around 1, never negative, by which a colour varies from place to place."""
+    return np.clip(1 + contrast * mottling(rng, scene.pixels), 0.05, 2.2)
 
 
 def melanoma(scene: Scene, rng: np.random.Generator) -> None:
@@ -43,8 +48,7 @@ def melanoma(scene: Scene, rng: np.random.Generator) -> None:
     )
     body = smooth_step(depth, rng.uniform(0.03, 0.12))
     tan = {"spreading": rng.uniform(0.4, 1.2), "flat": rng.uniform(0.3, 0.7), "pink": 0.15}[variant]
-    mottling = np.clip(1 + 0.4 * noise(rng, scene.pixels, 8), 0.1, 2)
-    scene.melanin += tan * body * mottling
+    scene.melanin += tan * body * _uneven(scene, rng, 0.5)
     if variant != "flat" or _chance(rng, 0.4):
         dark = zone(scene, rng, cells=4, cover=rng.uniform(-0.9, 0.3))
         amount = rng.uniform(0.8, 2.6) if variant == "spreading" else rng.uniform(0.2, 0.8)
@@ -96,11 +100,9 @@ def benign_keratosis(scene: Scene, rng: np.random.Generator) -> None:
         "dark": rng.uniform(1.3, 2.6),
         "irritated": rng.uniform(0.05, 0.5),
     }[variant]
-    mottling = np.clip(1 + 0.25 * noise(rng, scene.pixels, 9), 0.3, 2)
-    scene.melanin += brown * body * mottling
+    scene.melanin += brown * body * _uneven(scene, rng, 0.3)
     if variant == "irritated":
-        redness = np.clip(1 + 0.3 * noise(rng, scene.pixels, 7), 0, 2)
-        scene.blood += rng.uniform(0.2, 0.6) * body * redness
+        scene.blood += rng.uniform(0.2, 0.6) * body * _uneven(scene, rng, 0.4)
         if _chance(rng, 0.4):
             structures.surface_scale(scene, rng, body, amount=rng.uniform(0.2, 0.6))
     if variant == "lentigo":
@@ -136,8 +138,7 @@ def basal_cell_carcinoma(scene: Scene, rng: np.random.Generator) -> None:
     )
     body = smooth_step(depth, rng.uniform(0.06, 0.2))
     scene.melanin *= 1 - rng.uniform(0.2, 0.7) * body
-    flush = np.clip(1 + 0.3 * noise(rng, scene.pixels, 6), 0, 2)
-    scene.blood += rng.uniform(0.12, 0.5) * body * flush
+    scene.blood += rng.uniform(0.12, 0.5) * body * _uneven(scene, rng, 0.45)
     pearl = zone(scene, rng, cells=5, cover=-0.2) * body
     scene.keratin += rng.uniform(0.0, 0.22) * pearl
     if _chance(rng, 0.3 if variant == "superficial" else 0.8):
@@ -178,11 +179,9 @@ def actinic_keratosis(scene: Scene, rng: np.random.Generator) -> None:
         notching=rng.uniform(0.05, 0.14),
     )
     body = smooth_step(depth, rng.uniform(0.12, 0.3))
-    flush = np.clip(1 + 0.45 * noise(rng, scene.pixels, 8), 0, 2.2)
-    scene.blood += rng.uniform(0.15, 0.55) * body * flush
+    scene.blood += rng.uniform(0.15, 0.55) * body * _uneven(scene, rng, 0.6)
     if pigmented:
-        brown = np.clip(1 + 0.5 * noise(rng, scene.pixels, 9), 0, 2)
-        scene.melanin += rng.uniform(0.25, 0.9) * body * brown
+        scene.melanin += rng.uniform(0.25, 0.9) * body * _uneven(scene, rng, 0.7)
     if _chance(rng, 0.7):
         structures.follicular_openings(scene, rng, body, amount=rng.uniform(0.3, 0.8))
     if _chance(rng, 0.65):

@@ -1,9 +1,9 @@
 """A piece of skin as maps of what colours it, and the fields and masks that structures are made of.
 
 A `Scene` holds four maps: melanin near the surface (tan to black as it thickens), blood (pink to
-red), the blue-grey veil of melanin deep in the dermis, and pale keratin or scar. `reflectance` turns
-them into colour by Beer-Lambert absorption, so that tan, brown, black, pink and blue-grey come out
-of amounts and not out of a list of paints.
+red), the blue-grey veil of melanin deep in the dermis, and pale keratin or scar. `reflectance`
+turns them into colour by Beer-Lambert absorption, so that tan, brown, black, pink and blue-grey
+come out of amounts and not out of a list of paints.
 
 Lengths are in widths of the reference view: 1.0 is the image's width, the lesion lies at (0, 0).
 Random fields come from a fixed number of random values, so resolution does not change the picture.
@@ -22,12 +22,12 @@ HALF_WIDTH = 0.65
 """The scene spans [-HALF_WIDTH, HALF_WIDTH]: views rotate and shift inside it."""
 
 # Absorption of red, green and blue light by one unit of each pigment, and what bare dermis returns.
-MELANIN_ABSORPTION = np.array([0.42, 0.86, 1.34], np.float32)[:, None, None]
-BLOOD_ABSORPTION = np.array([0.13, 0.84, 0.70], np.float32)[:, None, None]
-DERMIS = np.array([0.95, 0.91, 0.89], np.float32)[:, None, None]
+MELANIN_ABSORPTION = np.array([0.42, 0.86, 1.34], np.float32)
+BLOOD_ABSORPTION = np.array([0.13, 0.84, 0.70], np.float32)
+DERMIS = np.array([0.95, 0.91, 0.89], np.float32)
 # Deep melanin scatters blue light back (Tyndall effect); keratin and scars scatter all of it.
-BLUE_GREY = np.array([0.47, 0.53, 0.64], np.float32)[:, None, None]
-KERATIN = np.array([0.95, 0.91, 0.83], np.float32)[:, None, None]
+BLUE_GREY = np.array([0.49, 0.53, 0.61], np.float32)
+KERATIN = np.array([0.95, 0.91, 0.83], np.float32)
 
 # A random cubic B-spline surface has this standard deviation for coefficients of deviation 1.
 _SPLINE_DEVIATION = np.float32(151 / 315)
@@ -75,13 +75,19 @@ def empty_scene(pixels: int) -> Scene:
 
 def reflectance(scene: Scene) -> np.ndarray:
     """Returns the colours of a scene: [3, P, P] float32 in [0, 1], red, green and blue."""
-    absorbed = MELANIN_ABSORPTION * scene.melanin
-    absorbed += BLOOD_ABSORPTION * scene.blood
-    colour = DERMIS * np.exp(-absorbed)
+    colour = np.empty((3, *scene.melanin.shape), np.float32)
+    for channel, plane in enumerate(colour):
+        # In place: fresh arrays of this size cost more than the arithmetic.
+        np.multiply(scene.melanin, -MELANIN_ABSORPTION[channel], out=plane)
+        plane -= BLOOD_ABSORPTION[channel] * scene.blood
+        np.exp(plane, out=plane)
+        plane *= DERMIS[channel]
     # The veil lies below the pigment that covers it, which still darkens what it sends back.
-    veiled = BLUE_GREY * (0.5 + 0.7 * colour[1])
-    colour += np.clip(scene.veil, 0, 1) * (veiled - colour)
-    colour += np.clip(scene.keratin, 0, 1) * (KERATIN - colour)
+    lightness = 0.5 + 0.7 * colour[1]
+    veil, keratin = np.clip(scene.veil, 0, 1), np.clip(scene.keratin, 0, 1)
+    for channel, plane in enumerate(colour):
+        plane += veil * (BLUE_GREY[channel] * lightness - plane)
+        plane += keratin * (KERATIN[channel] - plane)
     return colour
 
 

@@ -175,7 +175,7 @@ def ovoid_nests(scene: Scene, rng: _Rng, *, count: int, radius: float) -> None:
     opacity = rng.uniform(0.25, 0.8, count)
     nests = np.zeros_like(scene.veil)
     add_spots(nests, centres, radii, opacity, edge=1.2, elongation=ratios)
-    nests *= np.clip(1 + 0.35 * mottling(rng, scene.pixels), 0.2, 1.5)
+    nests *= np.clip(1 + 0.25 * mottling(rng, scene.pixels), 0.2, 1.5)
     scene.veil += nests
     scene.melanin += rng.uniform(0.6, 2.0) * nests
 
@@ -201,12 +201,12 @@ def follicular_openings(scene: Scene, rng: _Rng, body: np.ndarray, *, amount: fl
     openings *= body * np.clip(0.7 + 0.5 * noise(rng, scene.pixels, 6), 0, 1.3)
     scene.blood += amount * (0.45 * body - openings)
     np.maximum(scene.blood, 0.05, out=scene.blood)
-    scene.keratin += 0.25 * amount * openings
+    scene.keratin += 0.18 * amount * openings
 
 
 def surface_scale(scene: Scene, rng: _Rng, body: np.ndarray, *, amount: float) -> None:
     """Adds flakes of white to yellow surface scale, crumbled at the edges."""
     pixels = scene.pixels
-    flakes = noise(rng, pixels, 42) + 0.8 * noise(rng, pixels, 20) + noise(rng, pixels, 7)
-    crumbs = smooth_step(flakes - rng.uniform(1.2, 2.2), 0.9)
+    flakes = 1.2 * noise(rng, pixels, 44) + 0.6 * noise(rng, pixels, 22) + noise(rng, pixels, 7)
+    crumbs = smooth_step(flakes - rng.uniform(1.4, 2.6), 1.2)
     scene.keratin += amount * crumbs * body
