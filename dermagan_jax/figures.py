@@ -8,9 +8,7 @@ caller's own figures, stay as they are. The same arguments give the same bytes.
 
 from __future__ import annotations
 
-import io
-import os
-import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,10 +16,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from dermagan_jax import lesions
+from dermagan_jax import images, lesions
 
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
 """Okabe-Ito orange, sky blue, bluish green, reddish purple: one a lesion class, in label order."""
@@ -36,7 +35,9 @@ _WIDTH_INCHES = 6.0
 _INK = "#222222"
 _MUTED = "#666666"
 _TITLE_POINTS, _TEXT_POINTS, _NOTE_POINTS = 12, 10, 9
-_MARKER_LIMIT = 30
+_TITLE_CHARACTERS = 60  # more do not fit the width
+_MARKER_LIMIT = 30  # longer series are lines alone
+_HATCH = "////"
 
 
 def class_counts(
@@ -46,7 +47,7 @@ def class_counts(
 
     Args:
       counts: images of each class, in the order to draw; not all zero, none negative.
-      path: the PNG to write.
+      path: the PNG to write; its folder must exist.
       title: the figure's title.
       phantom: marks the figure as made from phantoms.
 
@@ -54,6 +55,7 @@ def class_counts(
       The path written.
 
     Raises:
+      DermaganError: the file cannot be written (so for every figure).
       ValueError: no images, or a negative count.
 
     Source:
@@ -73,10 +75,11 @@ def class_counts(
     axes.text(0, 0, f"{total:,}\nimages", ha="center", va="center", fontsize=_TITLE_POINTS)
     axes.legend(
         wedges,
-        [f"{_words(name)}: {n:,} ({n / total:.1%})" for name, n in counts.items()],
+        [f"{_words(name)}\n{n:,} ({n / total:.1%})" for name, n in counts.items()],
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
         frameon=False,
+        labelspacing=0.9,
         fontsize=_TEXT_POINTS,
     )
     return _save(figure, path)
@@ -94,7 +97,7 @@ def split_counts(
 
     Args:
       counts: real images, `{split: {class: n}}`; every split lists the same classes.
-      path: the PNG to write.
+      path: the PNG to write; its folder must exist.
       generated: generated images of each class, which join the split named `train`, or None.
       title: the figure's title.
       phantom: marks the figure as made from phantoms.
@@ -115,36 +118,33 @@ def split_counts(
         raise ValueError(f"every split needs the same classes, got {dict(counts)}")
     if generated and ("train" not in counts or not set(generated) <= set(classes)):
         raise ValueError(f"generated images need a train split with their classes: {generated}")
-    figure, axes = _new_figure(title, height_inches=3.9, phantom=phantom)
+    figure, axes = _new_figure(title, height_inches=4.2, phantom=phantom)
     _plain_axes(axes)
-    width = 0.8 / len(classes)
-    colours = _class_colours(classes)
-    for index, name in enumerate(classes):
-        x = np.arange(len(splits)) + (index - (len(classes) - 1) / 2) * width
+    spacing = 0.84 / len(classes)
+    for index, (name, colour) in enumerate(zip(classes, _class_colours(classes), strict=True)):
+        x = np.arange(len(splits)) + (index - (len(classes) - 1) / 2) * spacing
         real = np.array([counts[split][name] for split in splits])
-        extra = np.array([(generated or {}).get(name, 0) * (split == "train") for split in splits])
-        axes.bar(x, real, width * 0.92, color=colours[index], label=_words(name))
+        added = np.array([(generated or {}).get(name, 0) * (split == "train") for split in splits])
+        axes.bar(x, real, 0.92 * spacing, color=colour, label=_words(name))
         axes.bar(
-            x,
-            extra,
-            width * 0.92,
-            bottom=real,
-            color="white",
-            edgecolor=colours[index],
-            hatch="////",
+            x, added, 0.92 * spacing, bottom=real, color="white", edgecolor=colour, hatch=_HATCH
         )
-        for position, total in zip(x, real + extra, strict=True):
-            axes.text(
-                position, total, f"{total:,}", ha="center", va="bottom", fontsize=_NOTE_POINTS
-            )
+        for place, total in zip(x, real + added, strict=True):
+            axes.text(place, total, f"{total:,}", ha="center", va="bottom", fontsize=_NOTE_POINTS)
+    handles, _ = axes.get_legend_handles_labels()
+    if generated:
+        handles.append(Patch(facecolor="white", edgecolor=_INK, hatch=_HATCH, label="generated"))
+    axes.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.02),
+        ncols=3,
+        frameon=False,
+        fontsize=_NOTE_POINTS,
+    )
     axes.set_xticks(range(len(splits)), splits)
     axes.set_ylabel("images", fontsize=_TEXT_POINTS)
-    axes.margins(y=0.1)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    handles: list = axes.get_legend_handles_labels()[0]
-    if generated:
-        handles.append(Patch(facecolor="white", edgecolor=_INK, hatch="////", label="generated"))
-    axes.legend(handles=handles, frameon=False, fontsize=_NOTE_POINTS, loc="upper right")
     return _save(figure, path)
 
 
@@ -161,7 +161,7 @@ def confusion_matrix(
     Args:
       matrix: [K, K] counts >= 0; rows are the true classes, columns the predicted.
       classes: K names, in the matrix's order.
-      path: the PNG to write.
+      path: the PNG to write; its folder must exist.
       title: the figure's title.
       phantom: marks the figure as made from phantoms.
 
@@ -212,7 +212,7 @@ def curves(
     Args:
       series: `{name: (steps, values)}`, both [n]; the name says what was measured (for example
         `training` or `validation`).
-      path: the PNG to write.
+      path: the PNG to write; its folder must exist.
       ylabel: what the values are, with the unit.
       title: the figure's title.
       xlabel: what the steps are.
@@ -249,10 +249,11 @@ def curves(
 
 def _new_figure(title: str, *, height_inches: float, phantom: bool) -> tuple[Figure, Axes]:
     """Returns a figure with one empty axes, its title, and the phantom note where asked."""
-    figure = Figure(figsize=(_WIDTH_INCHES, height_inches), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(_WIDTH_INCHES, height_inches), dpi=_DPI, layout=layout)
     axes = figure.add_subplot()
     heading = f"{title} (phantom)" if phantom else title
+    heading = textwrap.fill(heading, _TITLE_CHARACTERS)
     figure.suptitle(heading, fontsize=_TITLE_POINTS, fontweight="bold", color=_INK)
     if phantom:
         figure.supxlabel(PHANTOM_NOTE, fontsize=_NOTE_POINTS, color=_MUTED)
@@ -281,18 +282,8 @@ def _words(class_name: str) -> str:
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
-    """Writes the figure in one step, so that a reader never meets half a file."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    # Matplotlib signs each PNG with its version; without that the bytes depend on the data alone.
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
-    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(buffer.getvalue())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return target
+    """Draws the figure and writes its pixels: no version or date gets into the file."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    images.write_png(path, np.asarray(canvas.buffer_rgba())[..., :3])
+    return Path(path)

@@ -34,6 +34,9 @@ OVERSAMPLING = 3
 VIEW_PROBABILITIES = (0.6, 0.25, 0.15)
 """How often a lesion has one, two or three views."""
 
+HAIR_PROBABILITIES = (0.6, 0.25, 0.15)
+"""How often a view has no hair, a few hairs or many."""
+
 _PATH = re.compile(r"phantom:(\d+):(\d+):(\d+):(\d+)", re.ASCII)
 
 # The first word of each stream's seed. None is 0, because NumPy pads seeds with zeros.
@@ -138,9 +141,7 @@ def _add_skin(scene: Scene, rng: np.random.Generator) -> None:
         count = int(rng.integers(3, 16))
         centres = rng.uniform(-HALF_WIDTH, HALF_WIDTH, (count, 2))
         radii = rng.uniform(0.015, 0.06, count)
-        add_spots(
-            scene.melanin, centres, radii, rng.uniform(0.08, 0.35, count), edge=1.2
-        )
+        add_spots(scene.melanin, centres, radii, rng.uniform(0.08, 0.35, count), edge=1.2)
 
 
 # --- The camera
@@ -152,8 +153,10 @@ def _picture(scene: Scene, rng: np.random.Generator, size: int) -> np.ndarray:
     _light(view, rng)
     _add_hair(view, rng)
     _overlay(view, rng)
-    means = view.reshape(3, size, OVERSAMPLING, size, OVERSAMPLING).mean((2, 4))
-    return np.moveaxis(means, 0, -1)
+    mean = np.zeros((3, size, size), np.float32)
+    for row, column in np.ndindex(OVERSAMPLING, OVERSAMPLING):
+        mean += view[:, row::OVERSAMPLING, column::OVERSAMPLING] / np.float32(OVERSAMPLING**2)
+    return np.moveaxis(mean, 0, -1)
 
 
 def _view_indices(pixels: int, fine: int, rng: np.random.Generator) -> np.ndarray:
@@ -187,7 +190,8 @@ def _light(view: np.ndarray, rng: np.random.Generator) -> None:
 
 def _add_hair(view: np.ndarray, rng: np.random.Generator) -> None:
     """Lays curved hairs over the view, in place: none on most, a few to many on others."""
-    count = int(rng.choice((0, rng.integers(1, 5), rng.integers(5, 18)), p=(0.6, 0.25, 0.15)))
+    fewest, most = ((0, 0), (1, 4), (5, 17))[rng.choice(3, p=HAIR_PROBABILITIES)]
+    count = int(rng.integers(fewest, most, endpoint=True))
     if not count:
         return
     shade = np.array([0.16, 0.11, 0.08], np.float32) * np.float32(rng.uniform(0.5, 2.6))
@@ -241,7 +245,7 @@ def _add_ruler(view: np.ndarray, rng: np.random.Generator) -> None:
         start = int(position * pixels)
         length = round((0.1 if index % 5 == 0 else 0.055) * pixels)
         printed[-length:, start : start + thickness] = True
-    view[:, np.rot90(printed, rng.integers(4))] *= 0.3
+    view *= np.where(np.rot90(printed, int(rng.integers(4))), np.float32(0.3), np.float32(1))
 
 
 def _develop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -107,7 +107,9 @@ def benign_keratosis(scene: Scene, rng: np.random.Generator) -> None:
             structures.surface_scale(scene, rng, body, amount=rng.uniform(0.2, 0.6))
     if variant == "lentigo":
         if _chance(rng, 0.6):
-            structures.pigment_network(scene, rng, body, amount=rng.uniform(0.2, 0.5), disorder=0.2)
+            structures.pigment_network(
+                scene, rng, body, amount=rng.uniform(0.2, 0.5), disorder=0.35
+            )
         return
     if _chance(rng, 0.5):
         structures.fissures(scene, rng, body, amount=rng.uniform(0.3, 0.9))

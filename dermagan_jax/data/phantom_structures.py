@@ -66,9 +66,7 @@ def streaks(scene: Scene, rng: _Rng, depth: np.ndarray, *, amount: float) -> Non
     scene.melanin += amount * spokes * side * border
 
 
-def dots_and_globules(
-    scene: Scene, rng: _Rng, *, count: int, radius: float, amount: float
-) -> None:
+def dots_and_globules(scene: Scene, rng: _Rng, *, count: int, radius: float, amount: float) -> None:
     """Adds brown to black dots of uneven size, crowded off-centre."""
     centre = scatter(rng, 1, 0.6 * radius)[0]
     centres = scatter(rng, count, 0.7 * radius, centre=centre)
