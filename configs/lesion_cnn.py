@@ -8,6 +8,7 @@ Variants:
   paper: batch 64, Adam 2e-4 with betas 0.5 and 0.999; 100 epochs of 1,576 images.
   notebook: the authors' notebooks, batch 30, Keras's Adam, 3,300 updates. They gave the run
     without generated images 2,650; here every run has the same.
+  demo: minutes on a CPU, for `dermagan demo`.
   smoke: a few steps, to see that everything runs.
 
 Cost and result: see docs/results.md.
@@ -20,7 +21,7 @@ from ml_collections import config_dict
 
 
 def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
-    """Returns the configuration of a variant: `paper`, `notebook` or `smoke`."""
+    """Returns the configuration of a variant: `paper`, `notebook`, `demo` or `smoke`."""
     config = ml_collections.ConfigDict()
     config.variant = variant
     config.data_dir = ""  # A prepared data set: `dermagan prepare --out DIR`.
@@ -57,11 +58,16 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
         config.optimizer.learning_rate = 1e-3
         config.optimizer.b1 = 0.9
         config.optimizer.epsilon = 1e-7
+    elif variant == "demo":
+        config.batch_size = 32
+        config.num_steps = 300
+        config.optimizer.learning_rate = 1e-3
+        config.optimizer.b1 = 0.9
     elif variant == "smoke":
         config.batch_size = 16
         config.num_steps = 40
         config.log_every_steps = 5
         config.eval_every_steps = 20
     elif variant != "paper":
-        raise ValueError(f"unknown variant {variant!r}; known: paper, notebook, smoke")
+        raise ValueError(f"unknown variant {variant!r}; known: paper, notebook, demo, smoke")
     return config

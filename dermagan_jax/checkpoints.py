@@ -172,5 +172,5 @@ def _preservation(keep: int, best_metric: str | None) -> policies.PreservationPo
 
 
 def _quiet_orbax() -> None:
-    """Keeps Orbax's progress notes out of the console; its warnings stay."""
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    """Keeps Orbax's notes on its options out of the console; its errors stay."""
+    logging.getLogger("absl").setLevel(logging.ERROR)

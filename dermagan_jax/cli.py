@@ -23,7 +23,8 @@ Train a GAN on skin-lesion images, generate labelled images, and see whether the
   python train_gan.py --config=configs/dcgan.py:paper --workdir=runs/gan --config.data_dir=data
   dermagan generate --gan runs/gan --per-class 100 --out generated
   python train_classifier.py --config=configs/lesion_cnn.py:paper --workdir=runs/cnn \\
-      --config.data_dir=data --config.synthetic.gan_workdir=runs/gan --config.synthetic.per_class=100
+      --config.data_dir=data --config.synthetic.gan_workdir=runs/gan \\
+      --config.synthetic.per_class=100
 """
 
 _PREPARE_HELP = """\
@@ -74,8 +75,8 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "demo",
         help="the whole way on made-up images, to a report",
-        description="Prepares phantoms, trains a small GAN, generates, trains the paper's CNN without "
-        "and with the generated images, and writes a report. Under 8 minutes on 2 cores.",
+        description="Prepares phantoms, trains a small GAN, generates, trains the paper's CNN "
+        "without and with the generated images, and writes a report. Minutes on 2 cores.",
         formatter_class=_Formatter,
     )
     parser.add_argument(

@@ -30,6 +30,8 @@ def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     def wrapped(*args: Any, **kwargs: Any) -> Result:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         logging.getLogger("dermagan").setLevel(logging.INFO)
+        # JAX notes every kind of accelerator that it looks for and does not find.
+        logging.getLogger("jax").setLevel(logging.WARNING)
         try:
             return command(*args, **kwargs)
         except DermaganError as error:

@@ -10,7 +10,7 @@ convolution is the fast form; `jax.lax.platform_dependent` chooses while lowerin
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial, reduce, update_wrapper
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Initializer = Callable[..., jax.Array]
+Pair = tuple[jax.Array, jax.Array]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -97,7 +98,41 @@ def _tapwise_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     return _tap_products(padded, y, window=4, stride=2)
 
 
-@jax.custom_vjp
+def _varying_axes(operand: jax.Array) -> frozenset[str]:
+    return jax.typeof(operand).manual_axis_type.varying
+
+
+def _vary_alike(a: jax.Array, b: jax.Array) -> Pair:
+    """Inside `shard_map`, marks both operands as varying over the axes over which either does.
+
+    A kernel that all devices share has a gradient that they share: the mark's own derivative is the
+    sum over the devices, which a hand-written derivative would leave out.
+    """
+    axes = _varying_axes(a) | _varying_axes(b)
+
+    def mark(operand: jax.Array) -> jax.Array:
+        missing = tuple(axes - _varying_axes(operand))
+        return lax.pcast(operand, missing, to="varying") if missing else operand
+
+    return mark(a), mark(b)
+
+
+class _Bilinear:
+    """A map of two arrays that is linear in each, its derivatives given by other such maps."""
+
+    def __init__(self, form: Callable[[jax.Array, jax.Array], jax.Array]) -> None:
+        update_wrapper(self, form)
+        self._form = jax.custom_vjp(form)
+
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        return self._form(*_vary_alike(a, b))
+
+    def differentiate_by(self, rule: Callable[[Pair, jax.Array], Pair]) -> None:
+        """Sets the rule (operands, cotangent) to (gradient for a, gradient for b)."""
+        self._form.defvjp(lambda a, b: (self(a, b), (a, b)), rule)
+
+
+@_Bilinear
 def conv_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves with a 4x4 kernel at stride 2 and padding 1, which halves the image.
 
@@ -111,7 +146,7 @@ def conv_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _plain_conv(x, kernel)
 
 
-@jax.custom_vjp
+@_Bilinear
 def conv_up(y: jax.Array, kernel: jax.Array) -> jax.Array:
     """Applies the transpose of `conv_down`, which doubles the image.
 
@@ -126,7 +161,7 @@ def conv_up(y: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.platform_dependent(y, kernel, cpu=_subpixel_transpose, default=_plain_transpose)
 
 
-@jax.custom_vjp
+@_Bilinear
 def conv_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     """Correlates an input with an output of `conv_down`: the gradient of ⟨conv_down(x, k), y⟩ in k.
 
@@ -140,15 +175,6 @@ def conv_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     return lax.platform_dependent(
         x, y, cpu=_tapwise_kernel_gradient, default=_plain_kernel_gradient
     )
-
-
-Pair = tuple[jax.Array, jax.Array]
-
-
-def _keep_operands(
-    form: Callable[..., jax.Array],
-) -> Callable[..., tuple[jax.Array, Pair]]:
-    return lambda a, b: (form(a, b), (a, b))
 
 
 def _conv_down_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
@@ -166,9 +192,9 @@ def _conv_kernel_gradient_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
     return conv_up(y, cotangent), conv_down(x, cotangent)
 
 
-conv_down.defvjp(_keep_operands(conv_down), _conv_down_vjp)
-conv_up.defvjp(_keep_operands(conv_up), _conv_up_vjp)
-conv_kernel_gradient.defvjp(_keep_operands(conv_kernel_gradient), _conv_kernel_gradient_vjp)
+conv_down.differentiate_by(_conv_down_vjp)
+conv_up.differentiate_by(_conv_up_vjp)
+conv_kernel_gradient.differentiate_by(_conv_kernel_gradient_vjp)
 
 
 class ConvDown(nn.Module):
@@ -206,7 +232,7 @@ def _plain_valid(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_LAYOUT)
 
 
-@jax.custom_vjp
+@_Bilinear
 def conv_valid(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves at stride 1 without padding.
 
@@ -233,7 +259,7 @@ def _conv_valid_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
     return for_input(cotangent)[0], kernel_gradient
 
 
-conv_valid.defvjp(_keep_operands(conv_valid), _conv_valid_vjp)
+conv_valid.differentiate_by(_conv_valid_vjp)
 
 
 class ConvValid(nn.Module):
@@ -287,7 +313,7 @@ def _pixel_products(x: jax.Array, kernel: jax.Array) -> list[jax.Array]:
     ]
 
 
-@jax.custom_vjp
+@_Bilinear
 def pointwise_conv_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves 1x1 and takes the maximum of each 2x2 square, never storing the full-size map.
 
@@ -323,7 +349,7 @@ def _pointwise_conv_pool_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
     return input_gradient, kernel_gradient
 
 
-pointwise_conv_pool.defvjp(_keep_operands(pointwise_conv_pool), _pointwise_conv_pool_vjp)
+pointwise_conv_pool.differentiate_by(_pointwise_conv_pool_vjp)
 
 
 class PointwiseConvPool(nn.Module):

@@ -1,0 +1,88 @@
+"""The command line, called as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dermagan_jax import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_prepare_prints_the_splits_and_a_second_call_does_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prepare", "--source", "phantom=12", "--test-per-class", "3", "--workers", "1"]
+    words += ["--out", str(tmp_path / "set"), "--cap", "melanoma=10"]
+    cli.main(words)
+    printed = capsys.readouterr().out
+    assert "images (phantom)" in printed
+    assert "Phantom data: says nothing about skin." in printed
+    report = json.loads((tmp_path / "set" / "data_report.json").read_text())
+    assert sum(split["melanoma"] for split in report["counts"].values()) == 10
+    stamp = (tmp_path / "set" / "data_report.json").stat().st_mtime_ns
+    cli.main(words)
+    assert (tmp_path / "set" / "data_report.json").stat().st_mtime_ns == stamp
+
+
+def test_generate_writes_the_folder(
+    tiny_gan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "generated"
+    cli.main(["generate", "--gan", str(tiny_gan), "--per-class", "2", "--out", str(out)])
+    assert "Wrote 8 images from step 2" in capsys.readouterr().out
+    assert len(list(out.rglob("*_0000*.png"))) == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["prepare", "--out", "x"], "no source is given"),
+        (["prepare", "--source", "isic2019=nowhere", "--out", "x"], "nowhere"),
+        (["prepare", "--source", "phantom=5", "--out", "x", "--recipe", "bcn500"], "isic2019"),
+        (["prepare", "--source", "phantom=5", "--out", "x", "--recipe", "r.json"], "r.json"),
+        (["prepare", "--source", "phantom=5", "--out", "x", "--cap", "nevus=3"], "nevus=3"),
+        (["generate", "--gan", "nowhere", "--out", "x"], "holds no checkpoints"),
+    ],
+)
+def test_bad_input_ends_in_exit_code_2_and_writes_nothing(
+    words: list[str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert named in message
+    assert len(message.splitlines()) <= 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_the_whole_way(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("download", "prepare", "train_gan.py", "generate", "train_classifier.py", "demo"):
+        assert word in text
+
+
+@pytest.mark.parametrize("script", ["train_gan.py", "train_classifier.py"])
+def test_scripts_end_bad_input_without_a_traceback(script: str, tmp_path: Path) -> None:
+    recipe = "dcgan" if script == "train_gan.py" else "lesion_cnn"
+    command = [sys.executable, str(ROOT / script), f"--config={ROOT}/configs/{recipe}.py:smoke"]
+    command += [f"--workdir={tmp_path / 'run'}", "--config.data_dir=nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: nowhere: is no prepared set")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,119 @@
+"""Training one GAN a class on phantoms, for a few steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import dcgan
+from dermagan_jax import gan_trainer, images, workdir
+from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.errors import DermaganError, TrainingError
+from dermagan_jax.lesions import CLASSES
+from dermagan_jax.writers import METRICS_FILE, read_metrics
+
+
+def _config(phantom_set: Path, **changes: int) -> ConfigDict:
+    config = dcgan.get_config("smoke")
+    config.data_dir = str(phantom_set)
+    config.model.width, config.model.latent_size, config.batch_size = 4, 8, 4
+    config.num_steps, config.log_every_steps, config.checkpoint_every_steps = 4, 1, 2
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole_run(phantom_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    gan_trainer.train(_config(phantom_set), folder)
+    return folder
+
+
+def test_a_run_leaves_what_it_promises(whole_run: Path, phantom_set: Path) -> None:
+    summary = json.loads((whole_run / workdir.SUMMARY).read_text())
+    report = json.loads((phantom_set / "data_report.json").read_text())
+    assert summary["num_steps"] == 4
+    assert summary["data"]["train_split_sha256"] == report["split_hashes"]["train"]
+    rows = [row for row in read_metrics(whole_run / METRICS_FILE) if "train/d_loss" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    of_classes = [rows[-1][f"train/d_loss/{name}"] for name in CLASSES]
+    assert rows[-1]["train/d_loss"] == pytest.approx(np.mean(of_classes), rel=1e-6)
+    grid = images.read(whole_run / "samples" / "grid_000004.png")
+    assert grid.shape == (4 * 64 + 5 * 2, 10 * 64 + 11 * 2, 3)
+    assert list((whole_run / "tensorboard").iterdir())
+
+
+def test_stopped_and_resumed_ends_the_same(
+    whole_run: Path, phantom_set: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    gan_trainer.train(_config(phantom_set, num_steps=2), folder)
+    # What a run that was killed after its checkpoint leaves behind: rows of steps to come.
+    with (folder / METRICS_FILE).open("a") as file:
+        file.write('{"step": 3, "train/d_loss": 1.0}\n{"step": 4, "tr')
+    gan_trainer.train(_config(phantom_set), folder)
+    assert (folder / METRICS_FILE).read_bytes() == (whole_run / METRICS_FILE).read_bytes()
+    summaries = [json.loads((run / workdir.SUMMARY).read_text()) for run in (folder, whole_run)]
+    assert summaries[0] == summaries[1]
+    for name in ("grid_000002.png", "grid_000004.png"):
+        ours, theirs = ((run / "samples" / name).read_bytes() for run in (folder, whole_run))
+        assert ours == theirs
+    states = []
+    for run in (folder, whole_run):
+        with Checkpoints(run, read_only=True) as checkpoints:
+            states.append(checkpoints.restore_generator(4))
+    chex.assert_trees_all_equal(*states)
+
+
+def test_a_finished_run_is_not_trained_again(whole_run: Path, phantom_set: Path) -> None:
+    before = (whole_run / METRICS_FILE).read_bytes()
+    summary = gan_trainer.train(_config(phantom_set), whole_run)
+    assert summary == json.loads((whole_run / workdir.SUMMARY).read_text())
+    assert summary["last"]
+    assert (whole_run / METRICS_FILE).read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, state: object, batch: object, key: object) -> tuple:
+        return state, {"d_loss": jnp.full(4, jnp.nan), "g_loss": jnp.ones(4)}
+
+    monkeypatch.setattr(
+        gan_trainer.parallel, "compile_step", lambda *_, **__: broken.__get__(None, object)
+    )
+    with pytest.raises(TrainingError, match="no longer finite at step 1; the last good checkpoint"):
+        gan_trainer.train(_config(phantom_set), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("data_dir", "", r"config\.data_dir is empty"),
+        ("data_dir", "nowhere", "is no prepared set"),
+        ("num_steps", 0, r"config\.num_steps is 0"),
+        ("conditioning", "psychic", "'psychic'; known: 'per_class'"),
+        ("batch_size", 6, "set it to 4 or 8"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    phantom_set: Path, tmp_path: Path, field: str, value: object, named: str
+) -> None:
+    config = _config(phantom_set)
+    config[field] = value
+    with pytest.raises(DermaganError, match=named):
+        gan_trainer.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_another_image_size_is_refused(phantom_set: Path, tmp_path: Path) -> None:
+    config = _config(phantom_set)
+    config.model.image_size = 32
+    with pytest.raises(DermaganError, match="--image-size 32"):
+        gan_trainer.train(config, tmp_path / "run")
