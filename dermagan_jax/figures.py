@@ -131,17 +131,7 @@ def split_counts(
         )
         for place, total in zip(x, real + added, strict=True):
             axes.text(place, total, f"{total:,}", ha="center", va="bottom", fontsize=_NOTE_POINTS)
-    handles, _ = axes.get_legend_handles_labels()
-    if generated:
-        handles.append(Patch(facecolor="white", edgecolor=_INK, hatch=_HATCH, label="generated"))
-    axes.legend(
-        handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.02),
-        ncols=3,
-        frameon=False,
-        fontsize=_NOTE_POINTS,
-    )
+    _legend_above(axes, with_generated=bool(generated))
     axes.set_xticks(range(len(splits)), splits)
     axes.set_ylabel("images", fontsize=_TEXT_POINTS)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -199,7 +189,7 @@ def confusion_matrix(
 
 
 def curves(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    series: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],
     path: str | Path,
     *,
     ylabel: str,
@@ -207,7 +197,7 @@ def curves(
     xlabel: str = "step",
     phantom: bool = False,
 ) -> Path:
-    """Draws one line per series; a value that is not finite leaves a gap.
+    """Draws one line per series; None or a value that is not finite leaves a gap.
 
     Args:
       series: `{name: (steps, values)}`, both [n]; the name says what was measured (for example
@@ -266,6 +256,21 @@ def _plain_axes(axes: Axes) -> None:
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=_TEXT_POINTS)
+
+
+def _legend_above(axes: Axes, *, with_generated: bool) -> None:
+    """Names the classes above the bars, where it covers none, and what the hatching means."""
+    handles, _ = axes.get_legend_handles_labels()
+    if with_generated:
+        handles.append(Patch(facecolor="white", edgecolor=_INK, hatch=_HATCH, label="generated"))
+    axes.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.02),
+        ncols=3,
+        frameon=False,
+        fontsize=_NOTE_POINTS,
+    )
 
 
 def _class_colours(classes: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -76,8 +77,11 @@ def clean(
         many scaled median absolute deviations below the median of its source; 0 switches it off.
 
     Raises:
-      DermaganError: when `keep` names an image that is not there, or cannot be decoded.
+      DermaganError: when `keep` names an image that is not there, or cannot be decoded; when
+        `blur_mads` is negative or no number.
     """
+    if not (math.isfinite(blur_mads) and blur_mads >= 0):
+        raise DermaganError(f"blur_mads is {blur_mads}; give a number above 0, or 0 for none")
     removals: dict[int, Removal] = {
         int(index): Removal(int(index), "undecodable", detail=str(fingerprints.error[index]))
         for index in np.flatnonzero(~fingerprints.decoded)
@@ -102,7 +106,9 @@ def clean(
     wanted = set(keep)
     kept_back = sorted(records[i].image_id for i in removals if records[i].image_id in wanted)
     left = [removals[i] for i in sorted(removals) if records[i].image_id not in wanted]
-    return Cleaning(left, np.asarray(links, np.int64).reshape(-1, 2), kept_back)
+    # An exact duplicate is a look-alike too, and is counted once.
+    unique = np.unique(np.asarray(links, np.int64).reshape(-1, 2), axis=0)
+    return Cleaning(left, unique, kept_back)
 
 
 def near_pairs(fingerprints: Fingerprints) -> tuple[np.ndarray, np.ndarray]:
@@ -116,14 +122,16 @@ def near_pairs(fingerprints: Fingerprints) -> tuple[np.ndarray, np.ndarray]:
     places = np.flatnonzero(fingerprints.decoded)
     # With bits as ±1 the product of two hashes is 256 minus twice the bits apart.
     signs = np.unpackbits(fingerprints.perceptual[places], axis=1).astype(np.float32) * 2 - 1
+    num_bits = signs.shape[1]
     pairs, distances = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
-    for start in range(0, len(signs), _BLOCK):
-        apart = (signs.shape[1] - signs[start : start + _BLOCK] @ signs[start:].T) / 2
-        row, column = np.nonzero(apart <= LINK_BITS)
-        upper = row < column
-        row, column = row[upper], column[upper]
-        pairs.append(np.stack([places[start + row], places[start + column]], axis=1))
-        distances.append(apart[row, column].astype(np.int64))
+    for top in range(0, len(signs), _BLOCK):
+        for left in range(top, len(signs), _BLOCK):
+            product = signs[top : top + _BLOCK] @ signs[left : left + _BLOCK].T
+            row, column = np.nonzero(product >= num_bits - 2 * LINK_BITS)
+            upper = row < column
+            row, column = row[upper], column[upper]
+            pairs.append(np.stack([places[top + row], places[left + column]], axis=1))
+            distances.append(((num_bits - product[row, column]) / 2).astype(np.int64))
     joined, bits = np.concatenate(pairs), np.concatenate(distances)
     order = np.lexsort((joined[:, 1], joined[:, 0]))
     return joined[order], bits[order]

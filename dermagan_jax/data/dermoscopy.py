@@ -17,6 +17,7 @@ from dermagan_jax.data import scan
 from dermagan_jax.data.records import Record
 from dermagan_jax.data.splits import SPLITS
 from dermagan_jax.data.tensorflow_cpu import tf
+from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
 
 NAME = "dermoscopy"
@@ -75,10 +76,12 @@ class Dermoscopy(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(name) for name in SPLITS}
 
     def _generate_examples(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if self._scan_folder is None or self._split is None:
+            raise ValueError("nothing to write: records, split and scan_folder are to be given")
         start = 0
         for chunk in scan.resized_images(self._scan_folder, len(self._records)):
             members = np.flatnonzero(self._split[start : start + len(chunk)] == name)
-            for place in members:
+            for place in members.tolist():
                 record = self._records[start + place]
                 yield (
                     record.image_id,
@@ -110,7 +113,24 @@ def write(
       split: [N] str, the split of each; those of no split are left out.
       scan_folder: the scan's chunks.
       image_size: side of the images in pixels.
+
+    Raises:
+      DermaganError: when the disk is full or fails.
     """
+    try:
+        _write(out, records, split, scan_folder, image_size)
+    # TFDS raises what TensorFlow meets, wrapped in a RuntimeError.
+    except (OSError, RuntimeError, ReadError) as error:
+        reason = str(error).strip().splitlines()[0][-160:]
+        raise DermaganError(
+            f"{out / NAME}: cannot be written ({reason}); free some space and run the same command "
+            "again"
+        ) from error
+
+
+def _write(
+    out: Path, records: Sequence[Record], split: np.ndarray, scan_folder: Path, image_size: int
+) -> None:
     with _quiet(), contextlib.redirect_stdout(io.StringIO()):
         builder = Dermoscopy(
             data_dir=str(out),

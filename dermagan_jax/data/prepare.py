@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import json
 import logging
 import shutil
@@ -26,6 +27,7 @@ from dermagan_jax.lesions import CLASSES, NUM_CLASSES, SHORT_NAMES
 PLAN = "plan.json"
 SCAN = ".scan"
 SAMPLES_PER_CLASS = 40
+MIN_IMAGE_SIZE = 8
 ISIC_LICENCE = (
     "CC BY-NC 4.0; HAM10000: Tschandl et al., 2018; BCN20000: Hernández-Pérez et al., 2024; "
     "MSK: Codella et al., 2017"
@@ -68,7 +70,7 @@ def prepare(
       keep: a file of image ids, one a line, to bring back from quarantine.
       blur_mads: see `cleaning.clean`.
       num_workers: decoding processes, or None for one a core.
-      overwrite: replace a set that was prepared otherwise.
+      overwrite: replace an earlier set, also one by the same choices.
       progress: whether to draw a progress bar.
 
     Returns:
@@ -78,6 +80,10 @@ def prepare(
       DermaganError: bad input; nothing is half-written, and a rerun goes on.
       LeakError: two splits share something, which would be an error of this program.
     """
+    if image_size < MIN_IMAGE_SIZE or seed < 0:
+        raise DermaganError(
+            f"image_size is {image_size} and seed is {seed}; give at least {MIN_IMAGE_SIZE} and 0"
+        )
     recipe = find_recipe(recipe_name) if recipe_name else Recipe()
     recipe = dataclasses.replace(
         recipe, plan=dataclasses.replace(recipe.plan, **(plan_changes or {}))
@@ -94,10 +100,12 @@ def prepare(
         "keep": sorted(keep_ids),
         "blur_mads": blur_mads,
         "num_images": len(records),
+        "records_sha256": _records_sha256(records),
         "version": dermagan_jax.__version__,
     }
     if not _claim(out, choices, overwrite):
         _logger.info("%s: is prepared already, by the same choices", out)
+        shutil.rmtree(out / SCAN, ignore_errors=True)  # Of a run ended between report and tidying.
         return prepared.load_report(out)
     prints = scan.scan(
         records, out / SCAN, image_size=image_size, num_workers=num_workers, progress=progress
@@ -111,8 +119,9 @@ def prepare(
             f"{out}: cannot be written ({error.strerror}); free some space and run the same "
             "command again"
         ) from error
+    # The report marks the set complete, so it comes after the proof.
+    prepared.audit(out, report)
     prepared.write_report(out, report)
-    prepared.audit(out)
     shutil.rmtree(out / SCAN)
     return report
 
@@ -161,15 +170,16 @@ def _claim(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
     """Makes `out` ours; returns False when it holds the finished set of the same choices."""
     path = out / PLAN
     if path.is_file():
-        before = json.loads(path.read_text())
-        if before != json.loads(json.dumps(choices)):
-            if not overwrite:
-                fields = ", ".join(key for key in choices if before.get(key) != choices[key])
-                raise DermaganError(
-                    f"{out}: holds a set prepared with other choices ({fields}); name another "
-                    "--out, or give --overwrite"
-                )
+        before = _plan_of(path)
+        wanted = json.loads(json.dumps(choices))
+        if overwrite:
             _remove_set(out)
+        elif before != wanted:
+            fields = ", ".join(key for key in wanted if before.get(key) != wanted[key])
+            raise DermaganError(
+                f"{out}: holds a set prepared with other choices ({fields}); name another "
+                "--out, or give --overwrite"
+            )
         elif (out / prepared.REPORT).is_file():
             return False
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -184,6 +194,23 @@ def _claim(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
             f"{out}: cannot be written ({error.strerror}); name another --out"
         ) from error
     return True
+
+
+def _plan_of(path: Path) -> dict[str, Any]:
+    """Reads the plan of an earlier call; a file of another program's by the same name is none."""
+    try:
+        plan = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DermaganError(f"{path}: cannot be read ({error}); name another --out") from error
+    if not isinstance(plan, dict) or not {"choices", "version", "num_images"} <= plan.keys():
+        raise DermaganError(f"{path.parent}: exists and is no prepared set; name another --out")
+    return plan
+
+
+def _records_sha256(records: Sequence[Record]) -> str:
+    """Returns a hash of what the records say, but for where the files lie."""
+    stated = [dataclasses.replace(record, path="") for record in records]
+    return hashlib.sha256(repr(stated).encode()).hexdigest()
 
 
 def _remove_set(out: Path) -> None:
@@ -248,6 +275,11 @@ def _write(
         "removed": dict(Counter(removal.reason for removal in found.removals)),
         "kept_back": found.kept_back,
         "look_alike_pairs": len(found.links),
+        "thresholds": {
+            "link_bits": cleaning.LINK_BITS,
+            "duplicate_bits": cleaning.DUPLICATE_BITS,
+            "duplicate_grey_levels": cleaning.DUPLICATE_GREY_LEVELS,
+        },
         "class_by_site": _class_by_site(rows),
         "skipped_diagnoses": listing.skipped,
         "absent": listing.absent,

@@ -83,6 +83,8 @@ def load_split(data_dir: Path, split: str) -> Split:
       DermaganError: when the set is not complete, or its files are damaged.
     """
     load_report(data_dir)
+    if split not in SPLITS:
+        raise DermaganError(f"{data_dir}: has no split {split!r}; give one of {', '.join(SPLITS)}")
     return Split(**_read(data_dir, split))
 
 
@@ -98,16 +100,20 @@ def split_sha256(rows: Iterable[tuple[str, int, str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
 
 
-def audit(data_dir: Path) -> None:
+def audit(data_dir: Path, report: Mapping[str, Any] | None = None) -> None:
     """Proves that no two splits share an image, a lesion, a group of look-alikes or a hash.
 
     The stored pixels are hashed anew, so a changed image or manifest is found too.
+
+    Args:
+      data_dir: the prepared set.
+      report: what is to become its report, or None for the one on disk.
 
     Raises:
       DermaganError: when the set is incomplete, or its images are not those of its manifest.
       LeakError: when two splits share something; names the images.
     """
-    report = load_report(data_dir)
+    report = load_report(data_dir) if report is None else report
     rows = _manifest(data_dir)
     for column in _NEVER_SHARED:
         _require_disjoint(data_dir, rows, column)
@@ -142,8 +148,8 @@ def _require_disjoint(data_dir: Path, rows: Sequence[Mapping[str, str]], column:
         value, splits = next(iter(sorted(shared.items())))
         named = " and ".join(f"{image_id} ({split})" for split, image_id in splits.items())
         raise LeakError(
-            f"{data_dir}: {len(shared)} values of {column} are in more than one split; {value[:40]} "
-            f"is that of {named}; prepare the set again"
+            f"{data_dir}: {len(shared)} values of {column} are in more than one split; "
+            f"{value[:40]} is that of {named}; prepare the set again"
         )
 
 

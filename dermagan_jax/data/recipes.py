@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dermagan_jax.data.sources import SOURCE_KINDS
 from dermagan_jax.data.splits import REST, SplitPlan
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
@@ -27,7 +28,7 @@ class Recipe:
 
     sources: tuple[str, ...] = ()
     sites: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    plan: SplitPlan = SplitPlan()
+    plan: SplitPlan = dataclasses.field(default_factory=SplitPlan)
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -47,7 +48,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         # The paper's counts from one hospital: no source tells a class from another.
         "bcn500": Recipe(
             sources=("isic2019",),
-            sites={name: ("BCN",) for name in CLASSES},
+            sites=dict.fromkeys(CLASSES, ("BCN",)),
             plan=SplitPlan(test_per_class=100, caps=_PAPER_COUNTS),
         ),
         "ham4": Recipe(sources=("ham10000",), plan=SplitPlan(test_per_class=60)),
@@ -89,19 +90,38 @@ def find_recipe(name: str) -> Recipe:
         known = ", ".join(RECIPES)
         raise DermaganError(f"--recipe {name}: unknown; give {known}, or a .json file of your own")
     try:
-        document = json.loads(Path(name).read_text())
-        plan = SplitPlan(**document.pop("plan", {}))
-        document["sources"] = tuple(document.get("sources", ()))
-        document["sites"] = {key: tuple(value) for key, value in document.get("sites", {}).items()}
-        recipe = Recipe(plan=plan, **document)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        fields = ", ".join(field.name for field in dataclasses.fields(Recipe))
-        raise DermaganError(f"--recipe {name}: {error}; its fields are {fields}") from error
-    for field in (recipe.sites, plan.caps or {}):
-        unknown = sorted(set(field) - set(CLASSES))
-        if unknown:
-            raise DermaganError(
-                f"--recipe {name}: unknown class {unknown[0]!r}; the classes are "
-                f"{', '.join(CLASSES)}"
-            )
-    return recipe
+        document = json.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DermaganError(f"--recipe {name}: cannot be read as JSON ({error})") from error
+    try:
+        return _recipe(document)
+    except DermaganError as error:
+        raise DermaganError(f"--recipe {name}: {error}") from error
+
+
+def _recipe(document: Any) -> Recipe:
+    fields = _fields(document, Recipe, "the file")
+    plan = SplitPlan(**_fields(fields.pop("plan", {}), SplitPlan, "plan"))
+    kinds, sites, note = fields.get("sources", []), fields.get("sites", {}), fields.get("note", "")
+    if not _is_list_of(kinds, SOURCE_KINDS):
+        raise DermaganError(f"sources is {kinds!r}; give a list of {', '.join(SOURCE_KINDS)}")
+    if not isinstance(note, str):
+        raise DermaganError(f"note is {note!r}; give a text")
+    if not isinstance(sites, dict) or not _is_list_of(list(sites), CLASSES):
+        raise DermaganError(f"sites is {sites!r}; give lists of sites for {', '.join(CLASSES)}")
+    for name, each in sites.items():
+        if not isinstance(each, list) or not all(isinstance(site, str) for site in each):
+            raise DermaganError(f'sites: {name} is {each!r}; give a list such as ["BCN"]')
+    return Recipe(tuple(kinds), {name: tuple(each) for name, each in sites.items()}, plan, note)
+
+
+def _fields(document: Any, kind: type, where: str) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(kind)]
+    if not isinstance(document, dict) or set(document) - set(names):
+        extra = sorted(set(document) - set(names)) if isinstance(document, dict) else [document]
+        raise DermaganError(f"{where}: {extra[0]!r} is unknown; its fields are {', '.join(names)}")
+    return dict(document)
+
+
+def _is_list_of(values: Any, known: Sequence[str]) -> bool:
+    return isinstance(values, list) and all(value in known for value in values)

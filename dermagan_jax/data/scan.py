@@ -7,12 +7,15 @@ where it was and memory does not grow with the set.
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import hashlib
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -20,6 +23,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+import dermagan_jax
 from dermagan_jax import images
 from dermagan_jax.data import sources
 from dermagan_jax.data.records import Record
@@ -67,8 +71,9 @@ def scan(
     """Decodes, fingerprints and resizes every image, in several processes.
 
     Args:
-      records: the images; the same list in the same order when a scan goes on.
-      folder: where the chunks lie; chunks that are there are not made again.
+      records: the images.
+      folder: where the chunks lie; chunks made of the same files are not made again, and those of
+        other ones are thrown away.
       image_size: side of the resized images in pixels.
       num_workers: processes, or None for one a core.
       progress: whether to draw a progress bar.
@@ -79,7 +84,10 @@ def scan(
     Raises:
       DermaganError: when a chunk cannot be written.
     """
-    folder.mkdir(exist_ok=True)
+    try:
+        _claim(folder, _key(records, image_size))
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
     chunks = [records[start : start + CHUNK_SIZE] for start in range(0, len(records), CHUNK_SIZE)]
     missing = [index for index in range(len(chunks)) if not _path(folder, index).is_file()]
     workers = min(num_workers or os.cpu_count() or 1, max(len(missing), 1))
@@ -100,11 +108,13 @@ def scan(
             ]
             for task in concurrent.futures.as_completed(tasks):
                 bar.update(task.result())
-    except OSError as error:
+    except concurrent.futures.process.BrokenProcessPool as error:
         raise DermaganError(
-            f"{folder}: cannot be written ({error.strerror}); free some space and run the same "
-            "command again"
+            "a decoding process was ended from outside, most often for want of memory; run the "
+            "same command again with fewer --workers"
         ) from error
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
     return _load_fingerprints(folder, len(chunks))
 
 
@@ -120,13 +130,42 @@ def content_sha256(image: np.ndarray) -> str:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
+def _cannot_write(folder: Path, error: OSError) -> DermaganError:
+    return DermaganError(
+        f"{folder}: cannot be written ({error.strerror}); free some space and run the same command "
+        "again"
+    )
+
+
+def _key(records: Sequence[Record], image_size: int) -> str:
+    """Returns a hash of what the chunks depend on: the files, their sizes and times, in order."""
+    digest = hashlib.sha256(f"{dermagan_jax.__version__} {image_size} {CHUNK_SIZE}".encode())
+    for record in records:
+        path = Path(record.path)
+        status = path.stat() if path.is_file() else None
+        dated = (status.st_size, status.st_mtime_ns) if status else None
+        digest.update(repr((record.image_id, record.path, dated)).encode())
+    return digest.hexdigest()
+
+
+def _claim(folder: Path, key: str) -> None:
+    """Makes `folder` hold the chunks of `key` and no others."""
+    path = folder / "key"
+    if not path.is_file() or path.read_text() != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        partial = path.with_suffix(".tmp")
+        partial.write_text(key)
+        partial.replace(path)
+
+
 def _path(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.npz"
 
 
 def _scan_chunk(records: Sequence[Record], path: Path, image_size: int) -> int:
     rows = [_scan_image(record, image_size) for record in records]
-    columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    columns: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     partial = path.with_suffix(".tmp")
     with partial.open("wb") as file:
         np.savez(file, **columns)
@@ -182,5 +221,7 @@ def _load_fingerprints(folder: Path, num_chunks: int) -> Fingerprints:
     for index in range(num_chunks):
         with np.load(_path(folder, index)) as chunk:
             for name in names:
-                parts[name].append(chunk[name])
+                column = chunk[name]
+                # 200 characters for every image's error, most often none, would be most of it.
+                parts[name].append(np.asarray(column.tolist()) if name == "error" else column)
     return Fingerprints(**{name: np.concatenate(part) for name, part in parts.items()})

@@ -1,4 +1,4 @@
-"""Splits by lesion: what belongs together stays together, and counts are exact where that allows."""
+"""Splits by lesion: what belongs together stays together; counts are exact where that allows."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ class SplitPlan:
     def __post_init__(self) -> None:
         if self.split_by not in ("lesion", "image"):
             raise DermaganError(f"split_by is {self.split_by!r}; give 'lesion' or 'image'")
-        if not 0 < self.validation_fraction < 1:
+        is_share = isinstance(self.validation_fraction, float) and 0 < self.validation_fraction < 1
+        if not is_share:
             raise DermaganError(
-                f"validation_fraction is {self.validation_fraction}; give a share above 0 and "
+                f"validation_fraction is {self.validation_fraction!r}; give a share above 0 and "
                 "below 1"
             )
         if self.test_per_class == REST and self.train_per_class is None:
@@ -51,6 +52,14 @@ class SplitPlan:
             raise DermaganError(
                 f"test_per_class is {self.test_per_class!r}; give a number from 1, or 'rest'"
             )
+        if self.caps is not None and not isinstance(self.caps, Mapping):
+            raise DermaganError(f"caps is {self.caps!r}; give a number for each class by name")
+        for name, cap in (self.caps or {}).items():
+            if name not in CLASSES or not _is_count(cap):
+                raise DermaganError(
+                    f"caps: {name!r} is {cap!r}; give a number from 1 for any of "
+                    f"{', '.join(CLASSES)}"
+                )
         if self.train_per_class is not None and not _is_count(self.train_per_class):
             raise DermaganError(
                 f"train_per_class is {self.train_per_class!r}; give a number from 1"
@@ -103,7 +112,7 @@ def assign_splits(
     draw = _Draw(label, group, seed)
     caps = [(plan.caps or {}).get(name) for name in CLASSES]
     if any(cap is not None for cap in caps):
-        draw.take("used", [_UNLIMITED if cap is None else cap for cap in caps], exact=False)
+        draw.take("used", [_UNLIMITED if cap is None else cap for cap in caps])
         draw.retire_untaken("used")
     if plan.test_per_class == REST:
         _split_with_rest(draw, plan)
@@ -114,23 +123,23 @@ def assign_splits(
 
 
 def _split_with_test(draw: _Draw, plan: SplitPlan) -> None:
-    draw.take("test", [int(plan.test_per_class)] * NUM_CLASSES, exact=True)
+    draw.take_exactly("test", int(plan.test_per_class))
     left = draw.num_left()
     if plan.train_per_class is not None:
         most = round(plan.train_per_class / (1 - plan.validation_fraction))
         left = np.minimum(left, most)
     validation = np.maximum(np.round(left * plan.validation_fraction).astype(int), 1)
-    draw.take("validation", validation.tolist(), exact=False)
+    draw.take("validation", validation.tolist())
     limit = _UNLIMITED if plan.train_per_class is None else plan.train_per_class
-    draw.take("train", [limit] * NUM_CLASSES, exact=False)
+    draw.take("train", [limit] * NUM_CLASSES)
 
 
 def _split_with_rest(draw: _Draw, plan: SplitPlan) -> None:
-    assert plan.train_per_class is not None  # noqa: S101  The plan has checked it.
+    assert plan.train_per_class is not None  # The plan has checked it.
     share = plan.validation_fraction / (1 - plan.validation_fraction)
-    draw.take("train", [plan.train_per_class] * NUM_CLASSES, exact=False)
-    draw.take("validation", [round(plan.train_per_class * share)] * NUM_CLASSES, exact=False)
-    draw.take("test", [_UNLIMITED] * NUM_CLASSES, exact=False)
+    draw.take("train", [plan.train_per_class] * NUM_CLASSES)
+    draw.take("validation", [round(plan.train_per_class * share)] * NUM_CLASSES)
+    draw.take("test", [_UNLIMITED] * NUM_CLASSES)
 
 
 class _Draw:
@@ -151,24 +160,50 @@ class _Draw:
             for each in range(NUM_CLASSES)
         ]
 
-    def take(self, name: str, wanted: Sequence[int], *, exact: bool) -> None:
+    def take_exactly(self, name: str, wanted: int) -> None:
+        """Takes groups that hold exactly `wanted` images of each class.
+
+        Groups go in by their random order, but for one that would leave a number that no choice of
+        the later groups makes up. A group of two classes, where an archive contradicts itself, is
+        passed over: what it is cannot be tested.
+        """
+        for label, order in enumerate(self._order):
+            free = [each for each in order if self._is_free(each) and self._is_pure(each)]
+            size = self._counts[free, label].tolist()
+            # Bit n of reachable[i]: some of the groups from the i-th on hold n images together.
+            reachable = [1]
+            for each in reversed(size):
+                sums = reachable[-1] | reachable[-1] << each
+                reachable.append(sums & ((2 << wanted) - 1))
+            reachable.reverse()
+            if not reachable[0] >> wanted & 1:
+                raise DermaganError(
+                    f"class {CLASSES[label]}: {wanted} {name} images are asked for, and no choice "
+                    f"among its {len(size)} lesions ({sum(size)} images) gives that number; change "
+                    "--test-per-class or add images"
+                )
+            room = wanted
+            for place, each in enumerate(free):
+                if size[place] <= room and reachable[place + 1] >> room - size[place] & 1:
+                    self._taken[each] = name
+                    room -= size[place]
+        self.split = self._taken[self._member]
+
+    def _is_free(self, group: int) -> bool:
+        return bool(self._taken[group] == UNUSED and not self._is_out[group])
+
+    def _is_pure(self, group: int) -> bool:
+        return int(np.count_nonzero(self._counts[group])) == 1
+
+    def take(self, name: str, wanted: Sequence[int]) -> None:
         """Takes groups for a split as long as they fit in what is wanted of each class."""
         room = np.asarray(wanted, np.int64).copy()
         for order in self._order:
             for each in order:
-                free = self._taken[each] == UNUSED and not self._is_out[each]
-                if free and (self._counts[each] <= room).all():
+                if self._is_free(each) and (self._counts[each] <= room).all():
                     self._taken[each] = name
                     room -= self._counts[each]
         self.split = self._taken[self._member]
-        for each, short in enumerate(room):
-            if exact and short:
-                have = int(self._counts[:, each].sum())
-                raise DermaganError(
-                    f"class {CLASSES[each]}: {wanted[each]} {name} images are asked for, and its "
-                    f"{have} images in {len(self._order[each])} lesions give only "
-                    f"{wanted[each] - short}; lower --test-per-class or add images"
-                )
 
     def retire_untaken(self, name: str) -> None:
         """Puts what was not taken out of reach, and frees what was taken under `name`."""
