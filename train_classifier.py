@@ -18,7 +18,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe, such as configs/lesion_cnn.py:paper; see the file for its fields."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of this run: checkpoints, metrics, figures and summary."
+    "workdir", "", "Folder of this run: checkpoints, metrics, figures and summary."
 )
 
 
@@ -31,5 +31,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     app.run(console.reports_errors(main))

@@ -78,4 +78,5 @@ def eval_step(net: NetState, image: jax.Array, *, model: nn.Module) -> jax.Array
     Returns:
       [B, K] float32 logits.
     """
-    return model.apply(net.variables, images.to_float(image), train=False)
+    logits: Any = model.apply(net.variables, images.to_float(image), train=False)
+    return logits

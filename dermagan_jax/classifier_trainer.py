@@ -69,6 +69,8 @@ def train(config: ml_collections.ConfigDict, run_folder: Path) -> dict[str, Any]
             _logger.info("going on from step %d", latest)
         state = _loop(run, state, images, opened, checkpoints, run_folder, document)
         best = checkpoints.best_step()
+        if best is None:
+            raise DermaganError(f"{run_folder}: no checkpoint has a validation loss; train anew")
         best_state = checkpoints.restore_state(state, best)
     summary = {
         "test": run.evaluate(best_state.net, opened.split("test")),
@@ -270,7 +272,7 @@ def _draw(summary: Mapping[str, Any], folder: Path) -> None:
         series = {}
         for split, label in (("train", "training (augmented)"), ("validation", "validation")):
             points = [(r["step"], r[f"{split}/{name}"]) for r in rows if f"{split}/{name}" in r]
-            series[label] = tuple(map(list, zip(*points, strict=True)))
+            series[label] = ([step for step, _ in points], [value for _, value in points])
         figures.curves(
             series, target / f"{name}.png", ylabel=name, title=name.capitalize(), phantom=phantom
         )

@@ -45,7 +45,9 @@ def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def folder(text: str) -> Path:
-    """Turns a flag's value into a path, with `~` expanded."""
+    """Turns the flag --workdir into a path, with `~` expanded."""
+    if not text:
+        raise DermaganError("--workdir is missing; name a folder for this run, new or its own")
     return Path(text).expanduser()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,12 +62,10 @@ def run(out: Path, *, seed: int, short: bool) -> Path:
     report = _timed("1/5 prepare phantoms", lambda: _prepare(out, scale, seed))
     gan_summary = _timed("2/5 train one GAN a class", lambda: _train_gan(out, scale, seed))
     generated = _timed("3/5 generate", lambda: _generate(out, scale, seed))
-    summaries = [
-        _timed(
-            f"{number}/5 train the CNN on {arm}", lambda arm=arm: _train_cnn(out, scale, seed, arm)
-        )
-        for number, arm in enumerate(ARMS, 4)
-    ]
+    summaries = []
+    for number, arm in enumerate(ARMS, 4):
+        train = functools.partial(_train_cnn, out, scale, seed, arm)
+        summaries.append(_timed(f"{number}/5 train the CNN on {arm}", train))
     (out / "figures").mkdir(exist_ok=True)
     header, rows = _comparison(summaries)
     print(console.table(header, rows))

@@ -151,7 +151,11 @@ def update(
     training mode throughout. They also let the discriminator's update move the generator's
     running statistics; here it does not.
     """
-    nets = {"generator": generator, "discriminator": discriminator, "axis_name": axis_name}
+    nets: dict[str, Any] = {
+        "generator": generator,
+        "discriminator": discriminator,
+        "axis_name": axis_name,
+    }
     d, d_metrics = _update_discriminator(
         state, real, z_d, tx=d_tx, label_smoothing=label_smoothing, **nets
     )
@@ -250,4 +254,5 @@ def sample(variables: dict[str, Any], z: jax.Array, *, generator: nn.Module) -> 
     Returns:
       [B, S, S, 3] uint8.
     """
-    return images.to_uint8(generator.apply(variables, z, train=False))
+    image: Any = generator.apply(variables, z, train=False)
+    return images.to_uint8(image)

@@ -219,8 +219,8 @@ def write_folder(generated: Generated, out: Path) -> None:
         provenance = generated.provenance
         origin = (provenance["checkpoint_step"], provenance["train_split_sha256"])
         rows.append((file, name, provenance["seed"], index, *origin))
-    with (out / MANIFEST).open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+    with (out / MANIFEST).open("w", newline="") as manifest:
+        writer = csv.writer(manifest, lineterminator="\n")
         writer.writerow(_MANIFEST_COLUMNS)
         writer.writerows(rows)
     images.write_png(out / "grid.png", class_grid(generated))

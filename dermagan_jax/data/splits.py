@@ -130,6 +130,7 @@ def _split_with_test(draw: _Draw, plan: SplitPlan) -> None:
         left = np.minimum(left, most)
     validation = np.maximum(np.round(left * plan.validation_fraction).astype(int), 1)
     draw.take("validation", validation.tolist())
+    draw.take_one_at_least("validation")
     limit = _UNLIMITED if plan.train_per_class is None else plan.train_per_class
     draw.take("train", [limit] * NUM_CLASSES)
 
@@ -203,6 +204,15 @@ class _Draw:
                 if self._is_free(each) and (self._counts[each] <= room).all():
                     self._taken[each] = name
                     room -= self._counts[each]
+        self.split = self._taken[self._member]
+
+    def take_one_at_least(self, name: str) -> None:
+        """Takes the smallest free group of each class of which none is taken under `name`."""
+        for label, order in enumerate(self._order):
+            if not (self._taken[order] == name).any():
+                free = [each for each in order if self._is_free(each)]
+                if free:
+                    self._taken[min(free, key=lambda each: self._counts[each, label])] = name
         self.split = self._taken[self._member]
 
     def retire_untaken(self, name: str) -> None:

@@ -338,15 +338,15 @@ def _pointwise_conv_pool_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
     wins = [product == highest for product in products]
     share = cotangent / sum(win.astype(cotangent.dtype) for win in wins)
     parts = [jnp.where(win, share, 0) for win in wins]
-    kernel_gradient = sum(
+    for_kernel = [
         jnp.einsum("bhwc,bhwf->cf", quarter, part)
         for quarter, part in zip(_quarters(x), parts, strict=True)
-    )
+    ]
     input_gradient = jnp.zeros_like(x)
     corners = [(row, column) for row in (0, 1) for column in (0, 1)]
     for (row, column), part in zip(corners, parts, strict=True):
         input_gradient = input_gradient.at[:, row::2, column::2].set(part @ kernel.T)
-    return input_gradient, kernel_gradient
+    return input_gradient, reduce(jnp.add, for_kernel)
 
 
 pointwise_conv_pool.differentiate_by(_pointwise_conv_pool_vjp)
