@@ -28,7 +28,7 @@ def copied(made, tmp_path) -> Path:
 
 
 def test_audit_accepts_the_set(made):
-    prepared.audit(made)
+    assert prepared.audit(made) is None
 
 
 def edit(folder: Path, change) -> None:

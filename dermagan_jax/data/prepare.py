@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -16,17 +15,15 @@ from typing import Any
 import numpy as np
 
 import dermagan_jax
-from dermagan_jax import figures, images
-from dermagan_jax.data import cleaning, dermoscopy, prepared, scan, sources, splits
+from dermagan_jax.data import cleaning, dermoscopy, exhibits, prepared, scan, sources, splits
 from dermagan_jax.data.recipes import Recipe, find_recipe
 from dermagan_jax.data.records import Record
 from dermagan_jax.data.splits import SPLITS, SplitPlan
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.lesions import CLASSES, NUM_CLASSES, SHORT_NAMES
+from dermagan_jax.lesions import CLASSES
 
 PLAN = "plan.json"
 SCAN = ".scan"
-SAMPLES_PER_CLASS = 40
 MIN_IMAGE_SIZE = 8
 ISIC_LICENCE = (
     "CC BY-NC 4.0; HAM10000: Tschandl et al., 2018; BCN20000: Hernández-Pérez et al., 2024; "
@@ -39,7 +36,6 @@ LICENCES = {
     "folder": "the licence of the images in the user's folder",
     "phantom": "made by this program",
 }
-_QUARANTINE_COLUMNS = ("image_id", "reason", "score", "repeats", "detail", "path")
 
 _logger = logging.getLogger("dermagan")
 
@@ -84,10 +80,7 @@ def prepare(
         raise DermaganError(
             f"image_size is {image_size} and seed is {seed}; give at least {MIN_IMAGE_SIZE} and 0"
         )
-    recipe = find_recipe(recipe_name) if recipe_name else Recipe()
-    recipe = dataclasses.replace(
-        recipe, plan=dataclasses.replace(recipe.plan, **(plan_changes or {}))
-    )
+    recipe = _changed_recipe(recipe_name, plan_changes or {})
     listing = _read_sources(source_texts, recipe, seed)
     records = _chosen(listing.records, recipe)
     keep_ids = _read_keep(keep)
@@ -112,8 +105,18 @@ def prepare(
     )
     found = cleaning.clean(records, prints, keep=keep_ids, blur_mads=blur_mads)
     split, group = _assign(records, found, recipe.plan, seed)
+    return _finish(out, records, prints, found, split, group, listing, choices)
+
+
+def _changed_recipe(name: str | None, plan_changes: Mapping[str, Any]) -> Recipe:
+    recipe = find_recipe(name) if name else Recipe()
+    return dataclasses.replace(recipe, plan=dataclasses.replace(recipe.plan, **plan_changes))
+
+
+def _finish(out: Path, *results: Any) -> dict[str, Any]:
+    """Writes a set and proves it; takes what `_write` takes."""
     try:
-        report = _write(out, records, prints, found, split, group, listing, choices)
+        report = _write(out, *results)
     except OSError as error:
         raise DermaganError(
             f"{out}: cannot be written ({error.strerror}); free some space and run the same "
@@ -247,9 +250,9 @@ def _write(
     """Writes everything but the report, and returns the report."""
     shutil.rmtree(out / dermoscopy.NAME, ignore_errors=True)
     dermoscopy.write(out, records, split, scan_folder=out / SCAN, image_size=choices["image_size"])
-    rows = _manifest_rows(out, records, prints, split, group)
-    _write_csv(out / prepared.MANIFEST, prepared.MANIFEST_COLUMNS, rows)
-    _write_quarantine(out, records, found)
+    rows = exhibits.manifest_rows(out / SCAN, records, prints, split, group)
+    exhibits.write_csv(out / prepared.MANIFEST, prepared.MANIFEST_COLUMNS, rows)
+    exhibits.write_quarantine(out, out / SCAN, records, found)
     counts = {
         name: {
             each: sum(row["split"] == name and row["class"] == each for row in rows)
@@ -280,7 +283,7 @@ def _write(
             "duplicate_bits": cleaning.DUPLICATE_BITS,
             "duplicate_grey_levels": cleaning.DUPLICATE_GREY_LEVELS,
         },
-        "class_by_site": _class_by_site(rows),
+        "class_by_site": exhibits.class_by_site(rows),
         "skipped_diagnoses": listing.skipped,
         "absent": listing.absent,
         "warnings": [
@@ -290,105 +293,5 @@ def _write(
         "licences": sorted({LICENCES[record.source] for record in records}),
         "leaky": choices["choices"]["plan"]["split_by"] == "image",
     }
-    _draw(out, records, split, counts, kind)
+    exhibits.draw(out, out / SCAN, records, split, counts, kind)
     return report
-
-
-def _manifest_rows(
-    out: Path,
-    records: Sequence[Record],
-    prints: scan.Fingerprints,
-    split: np.ndarray,
-    group: np.ndarray,
-) -> list[dict[str, str]]:
-    rows, start = [], 0
-    for chunk in scan.resized_images(out / SCAN, len(records)):
-        for place, image in enumerate(chunk, start):
-            if split[place] == "removed":
-                continue
-            record = records[place]
-            values = (
-                record.image_id,
-                record.lesion_id or "",
-                records[group[place]].image_id,
-                CLASSES[record.label],
-                record.source,
-                record.site,
-                str(split[place]),
-                str(prints.content[place]),
-                scan.content_sha256(image),
-            )
-            rows.append(dict(zip(prepared.MANIFEST_COLUMNS, values, strict=True)))
-        start += len(chunk)
-    return rows
-
-
-def _write_quarantine(out: Path, records: Sequence[Record], found: cleaning.Cleaning) -> None:
-    rows = []
-    for removal in found.removals:
-        record = records[removal.index]
-        original = None if removal.repeats is None else records[removal.repeats].image_id
-        values = (record.image_id, removal.reason, f"{removal.score:g}", original or "")
-        rows.append(
-            dict(zip(_QUARANTINE_COLUMNS, (*values, removal.detail, record.path), strict=True))
-        )
-    _write_csv(out / "quarantine.csv", _QUARANTINE_COLUMNS, rows)
-    (out / "quarantine.png").unlink(missing_ok=True)
-    shown = [removal for removal in found.removals if removal.reason != "undecodable"][:100]
-    if shown:
-        # Each image that repeats another stands beside the one that it repeats.
-        wanted = [each.index for each in shown] + [
-            each.index if each.repeats is None else each.repeats for each in shown
-        ]
-        pictures = _pictures(out, len(records), wanted)
-        pairs = [picture for pair in zip(*np.split(pictures, 2), strict=True) for picture in pair]
-        images.write_png(out / "quarantine.png", images.grid(np.stack(pairs), 10))
-
-
-def _pictures(out: Path, num_records: int, wanted: Sequence[int]) -> np.ndarray:
-    """Reads single images of the scan: [len(wanted), S, S, 3] uint8."""
-    found, start, places = {}, 0, set(wanted)
-    for chunk in scan.resized_images(out / SCAN, num_records):
-        for place in range(start, start + len(chunk)):
-            if place in places:
-                found[place] = chunk[place - start]
-        start += len(chunk)
-    return np.stack([found[place] for place in wanted])
-
-
-def _class_by_site(rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
-    """Counts the images of each class from each hospital: where it is uneven, results mislead."""
-    sites = sorted({row["site"] for row in rows})
-    counted = Counter((row["class"], row["site"]) for row in rows if row["split"] in SPLITS)
-    return {name: {site or "unknown": counted[name, site] for site in sites} for name in CLASSES}
-
-
-def _draw(
-    out: Path,
-    records: Sequence[Record],
-    split: np.ndarray,
-    counts: Mapping[str, Mapping[str, int]],
-    kind: str,
-) -> None:
-    folder = out / "figures"
-    folder.mkdir(exist_ok=True)
-    phantom = kind == "phantom"
-    total = {name: sum(counts[each][name] for each in SPLITS) for name in CLASSES}
-    figures.class_counts(total, folder / "class_counts.png", title="Images", phantom=phantom)
-    figures.split_counts(
-        counts, folder / "split_counts.png", title="Images by split", phantom=phantom
-    )
-    label = np.asarray([record.label for record in records])
-    for each in range(NUM_CLASSES):
-        members = np.flatnonzero((split == "train") & (label == each))[:SAMPLES_PER_CLASS]
-        grid = images.grid(_pictures(out, len(records), members.tolist()), 10)
-        images.write_png(folder / f"samples_{SHORT_NAMES[each].lower()}.png", grid)
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
-    partial = path.with_suffix(".tmp")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
