@@ -128,7 +128,7 @@ def near_pairs(fingerprints: Fingerprints) -> tuple[np.ndarray, np.ndarray]:
         for left in range(top, len(signs), _BLOCK):
             product = signs[top : top + _BLOCK] @ signs[left : left + _BLOCK].T
             row, column = np.nonzero(product >= num_bits - 2 * LINK_BITS)
-            upper = row < column
+            upper = top + row < left + column
             row, column = row[upper], column[upper]
             pairs.append(np.stack([places[top + row], places[left + column]], axis=1))
             distances.append(((num_bits - product[row, column]) / 2).astype(np.int64))

@@ -76,10 +76,7 @@ def prepare(
       DermaganError: bad input; nothing is half-written, and a rerun goes on.
       LeakError: two splits share something, which would be an error of this program.
     """
-    if image_size < MIN_IMAGE_SIZE or seed < 0:
-        raise DermaganError(
-            f"image_size is {image_size} and seed is {seed}; give at least {MIN_IMAGE_SIZE} and 0"
-        )
+    _check_numbers(image_size, seed)
     recipe = _changed_recipe(recipe_name, plan_changes or {})
     listing = _read_sources(source_texts, recipe, seed)
     records = _chosen(listing.records, recipe)
@@ -87,14 +84,11 @@ def prepare(
     choices = {
         "sources": list(source_texts),
         "recipe": recipe_name,
-        "choices": recipe.to_json(),
         "image_size": image_size,
         "seed": seed,
         "keep": sorted(keep_ids),
         "blur_mads": blur_mads,
-        "num_images": len(records),
-        "records_sha256": _records_sha256(records),
-        "version": dermagan_jax.__version__,
+        **_described(recipe, records),
     }
     if not _claim(out, choices, overwrite):
         _logger.info("%s: is prepared already, by the same choices", out)
@@ -106,6 +100,13 @@ def prepare(
     found = cleaning.clean(records, prints, keep=keep_ids, blur_mads=blur_mads)
     split, group = _assign(records, found, recipe.plan, seed)
     return _finish(out, records, prints, found, split, group, listing, choices)
+
+
+def _check_numbers(image_size: int, seed: int) -> None:
+    if image_size < MIN_IMAGE_SIZE or seed < 0:
+        raise DermaganError(
+            f"image_size is {image_size} and seed is {seed}; give at least {MIN_IMAGE_SIZE} and 0"
+        )
 
 
 def _changed_recipe(name: str | None, plan_changes: Mapping[str, Any]) -> Recipe:
@@ -210,10 +211,18 @@ def _plan_of(path: Path) -> dict[str, Any]:
     return plan
 
 
-def _records_sha256(records: Sequence[Record]) -> str:
-    """Returns a hash of what the records say, but for where the files lie."""
+def _described(recipe: Recipe, records: Sequence[Record]) -> dict[str, Any]:
+    """Returns what else makes a set another: the recipe's fields, the records, the program.
+
+    Where the files lie does not count, so that a moved download changes nothing.
+    """
     stated = [dataclasses.replace(record, path="") for record in records]
-    return hashlib.sha256(repr(stated).encode()).hexdigest()
+    return {
+        "choices": recipe.to_json(),
+        "num_images": len(records),
+        "records_sha256": hashlib.sha256(repr(stated).encode()).hexdigest(),
+        "version": dermagan_jax.__version__,
+    }
 
 
 def _remove_set(out: Path) -> None:
