@@ -1,0 +1,84 @@
+"""Commands that are killed at any moment and run again end in the same files (slow)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DERMAGAN = [sys.executable, "-m", "dermagan_jax"]
+# What differs from run to run by its nature: clocks, and the paths that a run was given.
+IGNORED_SUFFIXES = {".tmp"}
+IGNORED_FOLDERS = {"tensorboard", "checkpoints"}
+
+pytestmark = pytest.mark.slow
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.suffix not in IGNORED_SUFFIXES
+        and not IGNORED_FOLDERS & set(path.relative_to(folder).parts)
+    }
+
+
+def _run(command: Sequence[str], cwd: Path, kill_after_secs: float | None) -> int:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    try:
+        _, error = process.communicate(timeout=kill_after_secs)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    else:
+        assert process.returncode == 0, error.decode()[-2000:]
+    return process.returncode
+
+
+def _check_kills(command: Sequence[str], out: str, folder: Path, *, kills: int) -> None:
+    """Runs a command whole in one place, and killed `kills` times in another."""
+    whole, broken = folder / "whole", folder / "broken"
+    for place in (whole, broken):
+        place.mkdir(parents=True)
+    start = time.monotonic()
+    _run(command, whole, None)
+    duration = time.monotonic() - start
+    moments = random.Random(0)
+    for _ in range(kills):
+        _run(command, broken, moments.uniform(0.05, 1.0) * duration)
+    _run(command, broken, None)
+    assert _contents(broken / out) == _contents(whole / out)
+
+
+def test_prepare(tmp_path: Path) -> None:
+    command = [*DERMAGAN, "prepare", "--source", "phantom=150", "--out", "set", "--workers", "2"]
+    _check_kills([*command, "--test-per-class", "20"], "set", tmp_path, kills=4)
+
+
+def test_generate(tiny_gan: Path, tmp_path: Path) -> None:
+    command = [*DERMAGAN, "generate", "--gan", str(tiny_gan), "--per-class", "300", "--out", "made"]
+    _check_kills(command, "made", tmp_path, kills=4)
+
+
+@pytest.mark.parametrize("script", ["train_gan", "train_classifier"])
+def test_training(script: str, phantom_set: Path, tmp_path: Path) -> None:
+    recipe = "dcgan" if script == "train_gan" else "lesion_cnn"
+    command = [sys.executable, str(ROOT / f"{script}.py"), "--workdir=run"]
+    command += [f"--config={ROOT}/configs/{recipe}.py:smoke", f"--config.data_dir={phantom_set}"]
+    command += ["--config.batch_size=4", "--config.num_steps=60"]
+    every = "checkpoint_every_steps" if script == "train_gan" else "eval_every_steps"
+    command += [f"--config.{every}=10"]
+    _check_kills(command, "run", tmp_path, kills=4)
