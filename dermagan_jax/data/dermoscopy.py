@@ -25,6 +25,13 @@ VERSION = "1.0.0"
 ReadError = tf.errors.OpError
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+    """A data set's description that is never looked for in TFDS's cloud bucket."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing; TFDS's own leaves an empty folder in the system's temporary one."""
+
+
 class Dermoscopy(tfds.core.GeneratorBasedBuilder):
     """Writes the resized images of a scan, split as assigned."""
 
@@ -57,7 +64,8 @@ class Dermoscopy(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         shape = (self._image_size, self._image_size, 3)
-        return self.dataset_info_from_configs(
+        return _LocalInfo(
+            builder=self,
             description="Skin-lesion images, resized once, split by lesion. Research use only.",
             features=tfds.features.FeaturesDict(
                 {
