@@ -144,9 +144,9 @@ class Checkpoints:
         return self._restore(step, "config", ocp.args.JsonRestore())
 
     def _metadata(self, step: int, item: str) -> Any:
-        found = self._manager.item_metadata(step)[item]
+        found = self._manager.item_metadata(step).get(item)
         if found is None:
-            raise self._damaged(step, item, "is missing")
+            raise self._damaged(step, item, "it is not there")
         return found.tree if hasattr(found, "tree") else found
 
     def _restore(self, step: int, item: str, args: Any) -> Any:

@@ -135,9 +135,11 @@ def load_gan(workdir: Path, *, step: int | None = None) -> TrainedGan:
             have = ", ".join(map(str, steps))
             raise DermaganError(f"{workdir}: has no checkpoint of step {step}; it has {have}")
         provenance = checkpoints.restore_config(step)
+        if "conditioning" not in provenance.get("config", {}):
+            raise DermaganError(
+                f"{workdir}: is not a GAN's workdir; name one that train_gan.py made"
+            )
         variables = checkpoints.restore_generator(step)
-    if "data" not in provenance:
-        raise DermaganError(f"{workdir}: is not a GAN's workdir; name one that train_gan.py made")
     config = provenance["config"]
     return TrainedGan(
         make_generator(config), variables, config["model"]["latent_size"], step, provenance

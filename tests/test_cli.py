@@ -30,6 +30,17 @@ def test_prepare_prints_the_splits_and_a_second_call_does_nothing(
     assert (tmp_path / "set" / "data_report.json").stat().st_mtime_ns == stamp
 
 
+def test_refused_choices_can_be_changed_in_the_same_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prepare", "--source", "phantom=8", "--workers", "1", "--out", str(tmp_path / "set")]
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--test-per-class", "8"])
+    assert "lower --test-per-class" in capsys.readouterr().err
+    cli.main([*words, "--test-per-class", "2"])
+    assert (tmp_path / "set" / "data_report.json").is_file()
+
+
 def test_generate_writes_the_folder(
     tiny_gan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

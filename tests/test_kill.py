@@ -16,8 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DERMAGAN = [sys.executable, "-m", "dermagan_jax"]
-# Written by libraries that put clocks or unordered maps into their bytes. What they hold is compared
-# all the same: by the split hashes in data_report.json, and by the samples and metrics of a run.
+# Written by libraries that put clocks or unordered maps into their bytes. What they hold is
+# compared all the same: by the split hashes of data_report.json, by a run's samples and metrics.
 IGNORED_FOLDERS = {"dermoscopy", "tensorboard", "checkpoints"}
 IGNORED_SUFFIXES = {".tmp"}
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dermagan_jax import images, synthesis
+from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES
 
@@ -131,6 +132,13 @@ def test_latents_are_standard_normal_and_each_its_own() -> None:
     assert z.std() == pytest.approx(1, abs=0.03)
     np.testing.assert_array_equal(z[10:12], synthesis.draw_latents(0, 1, 10, 2, 16))
     assert not np.array_equal(z[:2], synthesis.draw_latents(0, 2, 0, 2, 16))
+
+
+def test_a_classifiers_workdir_is_no_gan(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state={"w": np.ones(2)}, config={"config": {}, "data": {}})
+    with pytest.raises(DermaganError, match="is not a GAN's workdir"):
+        synthesis.load_gan(tmp_path)
 
 
 def test_what_is_no_gan_is_named(tiny_gan: Path, tmp_path: Path) -> None:

@@ -171,20 +171,25 @@ def _read_keep(path: Path | None) -> frozenset[str]:
 
 
 def _claim(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
-    """Makes `out` ours; returns False when it holds the finished set of the same choices."""
+    """Makes `out` ours; returns False when it holds the finished set of the same choices.
+
+    An unfinished set may go on with other choices: most often the first ones were refused.
+    """
     path = out / PLAN
     if path.is_file():
         before = _plan_of(path)
         wanted = json.loads(json.dumps(choices))
         if overwrite:
             _remove_set(out)
+        elif not (out / prepared.REPORT).is_file():
+            pass
         elif before != wanted:
             fields = ", ".join(key for key in wanted if before.get(key) != wanted[key])
             raise DermaganError(
                 f"{out}: holds a set prepared with other choices ({fields}); name another "
                 "--out, or give --overwrite"
             )
-        elif (out / prepared.REPORT).is_file():
+        else:
             return False
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DermaganError(f"{out}: exists and is no prepared set; name another --out")
