@@ -52,7 +52,7 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
         config.model.width = 24
         config.model.latent_size = 64
         config.batch_size = 16
-        config.num_steps = 400
+        config.num_steps = 300
         config.checkpoint_every_steps = 100
     elif variant == "smoke":
         config.model.width = 8

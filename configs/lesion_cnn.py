@@ -60,7 +60,7 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
         config.optimizer.epsilon = 1e-7
     elif variant == "demo":
         config.batch_size = 32
-        config.num_steps = 300
+        config.num_steps = 250
         config.optimizer.learning_rate = 1e-3
         config.optimizer.b1 = 0.9
     elif variant == "smoke":
