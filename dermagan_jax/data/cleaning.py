@@ -14,8 +14,8 @@ from dermagan_jax.errors import DermaganError
 
 REASONS = ("undecodable", "exact_duplicate", "near_duplicate", "out_of_focus")
 
-# Seen on the four classes of ISIC 2019 (9,612 images): of 290 pairs at most 66 of 256 bits apart,
-# 279 are two images of one lesion. Up to 40 bits and 4 grey levels apart, pairs are one photograph
+# Seen on the four classes of ISIC 2019 (9,612 images): of 290 pairs at most 60 of 256 bits apart,
+# 280 are two images of one lesion. Up to 40 bits and 4 grey levels apart, pairs are one photograph
 # stored twice; beyond, they are mostly two photographs of one lesion, worth keeping but not apart.
 LINK_BITS = 60
 DUPLICATE_BITS = 40
