@@ -24,6 +24,7 @@ from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 from dermagan_jax.nets import dcgan
+from dermagan_jax.workdir import write_json
 
 # Batches are always of this size, cut at the end: an image's bytes may depend on its batch's size.
 BATCH_SIZE = 64
@@ -226,7 +227,7 @@ def write_folder(generated: Generated, out: Path) -> None:
         writer.writerow(_MANIFEST_COLUMNS)
         writer.writerows(rows)
     images.write_png(out / "grid.png", class_grid(generated))
-    _write_json(out / PROVENANCE, generated.provenance)
+    write_json(out / PROVENANCE, generated.provenance)
     (out / _CLAIM).unlink()
 
 
@@ -282,10 +283,6 @@ def _claim(out: Path, provenance: Mapping[str, Any]) -> None:
         raise DermaganError(f"{out}: exists and was not made by `dermagan generate`; name another")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write_json(out / _CLAIM, provenance)
+        write_json(out / _CLAIM, provenance)
     except OSError as error:
         raise DermaganError(f"{out}: cannot be written ({error.strerror}); name another") from error
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(dict(document), indent=2, sort_keys=True) + "\n")
