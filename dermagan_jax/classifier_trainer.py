@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from dermagan_jax import classifier, figures, parallel, synthesis, workdir
+from dermagan_jax import classifier, figures, files, parallel, synthesis, workdir
 from dermagan_jax.augmentation import find_policy
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data.pipeline import LabelledImages, eval_batches, train_batches
@@ -83,7 +83,7 @@ def train(config: ml_collections.ConfigDict, run_folder: Path) -> dict[str, Any]
         "data": data,
     }
     _draw(summary, run_folder)
-    workdir.write_json(run_folder / workdir.SUMMARY, summary)
+    files.write_json(run_folder / workdir.SUMMARY, summary)
     return summary
 
 

@@ -222,7 +222,9 @@ def _real_grid(out: Path) -> bytes:
     rows = [
         split.image[split.label == label][: synthesis.GRID_COLUMNS] for label in range(NUM_CLASSES)
     ]
-    return images.encode_png(images.grid(np.concatenate(rows), synthesis.GRID_COLUMNS))
+    return images.encode_png(
+        images.grid(np.concatenate(rows), synthesis.GRID_COLUMNS, phantom=True)
+    )
 
 
 def _arm_section(out: Path, arm: str, summary: Mapping[str, Any]) -> Section:

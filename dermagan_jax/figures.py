@@ -28,8 +28,6 @@ CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES = ("-", "--", "-.", ":")
 
-PHANTOM_NOTE = "phantom data: says nothing about skin"
-
 _DPI = 150
 _WIDTH_INCHES = 6.0
 _INK = "#222222"
@@ -246,7 +244,7 @@ def _new_figure(title: str, *, height_inches: float, phantom: bool) -> tuple[Fig
     heading = textwrap.fill(heading, _TITLE_CHARACTERS)
     figure.suptitle(heading, fontsize=_TITLE_POINTS, fontweight="bold", color=_INK)
     if phantom:
-        figure.supxlabel(PHANTOM_NOTE, fontsize=_NOTE_POINTS, color=_MUTED)
+        figure.supxlabel(images.PHANTOM_NOTE, fontsize=_NOTE_POINTS, color=_MUTED)
     return figure, axes
 
 

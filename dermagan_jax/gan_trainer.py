@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from dermagan_jax import gan, images, parallel, synthesis, workdir
+from dermagan_jax import files, gan, images, parallel, synthesis, workdir
 from dermagan_jax.alarms import Alarms, diversity
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data.pipeline import LabelledImages, class_batches
@@ -69,7 +69,7 @@ def train(config: ml_collections.ConfigDict, run_folder: Path) -> dict[str, Any]
         "last": last,
         "alarms": run.alarms.raised,
     }
-    workdir.write_json(run_folder / workdir.SUMMARY, summary)
+    files.write_json(run_folder / workdir.SUMMARY, summary)
     return summary
 
 
@@ -206,7 +206,9 @@ class _Recorder:
             for name, sample, real in zip(CLASSES, samples, self.run.real_diversity, strict=True)
         }
         self._write(step, shares)
-        grid = images.grid(samples.reshape(-1, *samples.shape[2:]), GRID_COLUMNS)
+        samples = samples.reshape(-1, *samples.shape[2:])
+        phantom = self.document["data"]["kind"] == "phantom"
+        grid = images.grid(samples, GRID_COLUMNS, phantom=phantom)
         (self.folder / "samples").mkdir(exist_ok=True)
         images.write_png(self.folder / "samples" / f"grid_{step:06d}.png", grid)
         self.writer.write_images(step, {"samples": grid})

@@ -7,14 +7,14 @@ import errno
 import io
 import os
 import struct
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from dermagan_jax.errors import DermaganError, ImageError
+from dermagan_jax import files
+from dermagan_jax.errors import ImageError
 
 if TYPE_CHECKING:
     import jax
@@ -26,6 +26,12 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 
 MAX_PIXELS = 110_000_000
 """Largest image that is decoded: above the 100 megapixels of the largest dermoscopy scans."""
+
+PHANTOM_NOTE = "phantom data: says nothing about skin"
+"""What every picture made from phantoms says of itself."""
+
+NOTE_HEIGHT = 20
+"""Height in pixels of the strip that holds a grid's `PHANTOM_NOTE`."""
 
 # In place of Pillow's own limit, which warns from 89 megapixels on.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -182,17 +188,20 @@ def to_uint8(image: Array) -> Array:
     return values.round().clip(0, 255).astype(np.uint8)
 
 
-def grid(images: np.ndarray, columns: int, padding: int = 2) -> np.ndarray:
+def grid(
+    images: np.ndarray, columns: int, padding: int = 2, *, phantom: bool = False
+) -> np.ndarray:
     """Lays images out row by row with white gaps; cells left over are white.
 
     Args:
       images: [N, H, W, 3] uint8, N at least 1.
       columns: images a row, at least 1.
       padding: width of the gaps between images in pixels.
+      phantom: writes `PHANTOM_NOTE` in a strip of `NOTE_HEIGHT` pixels below.
 
     Returns:
       [R * H + (R - 1) * padding, columns * W + (columns - 1) * padding, 3] uint8, where R is
-      N / columns rounded up.
+      N / columns rounded up; `NOTE_HEIGHT` higher for phantoms.
 
     Raises:
       ValueError: for another shape or dtype, no images, or no columns.
@@ -207,7 +216,14 @@ def grid(images: np.ndarray, columns: int, padding: int = 2) -> np.ndarray:
     cells[:num_images, :height, :width] = images
     cells = cells.reshape(rows, columns, height + padding, width + padding, 3)
     sheet = cells.swapaxes(1, 2).reshape(rows * (height + padding), -1, 3)
-    return np.ascontiguousarray(sheet[: sheet.shape[0] - padding, : sheet.shape[1] - padding])
+    sheet = np.ascontiguousarray(sheet[: sheet.shape[0] - padding, : sheet.shape[1] - padding])
+    return _noted(sheet) if phantom else sheet
+
+
+def _noted(sheet: np.ndarray) -> np.ndarray:
+    strip = Image.new("RGB", (sheet.shape[1], NOTE_HEIGHT), "white")
+    ImageDraw.Draw(strip).text((4, 3), PHANTOM_NOTE, fill="black", font=ImageFont.load_default(12))
+    return np.concatenate([sheet, np.asarray(strip)])
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -239,20 +255,9 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
       DermaganError: when the folder is missing or cannot be written.
       ValueError: for another shape or dtype.
     """
-    path = Path(path)
     data = encode_png(image)
-    # In the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DermaganError(
-            f"{path}: cannot be written ({error.strerror}); choose a writable folder with space"
-        ) from error
+    with files.replacing(Path(path)) as partial:
+        partial.write_bytes(data)
 
 
 def _check_rgb(image: np.ndarray) -> None:

@@ -19,12 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dermagan_jax import gan, images
+from dermagan_jax import files, gan, images
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 from dermagan_jax.nets import dcgan
-from dermagan_jax.workdir import write_json
 
 # Batches are always of this size, cut at the end: an image's bytes may depend on its batch's size.
 BATCH_SIZE = 64
@@ -227,7 +226,7 @@ def write_folder(generated: Generated, out: Path) -> None:
         writer.writerow(_MANIFEST_COLUMNS)
         writer.writerows(rows)
     images.write_png(out / "grid.png", class_grid(generated))
-    write_json(out / PROVENANCE, generated.provenance)
+    files.write_json(out / PROVENANCE, generated.provenance)
     (out / _CLAIM).unlink()
 
 
@@ -238,7 +237,8 @@ def class_grid(generated: Generated) -> np.ndarray:
         row = generated.image[generated.label == label][:GRID_COLUMNS]
         blank = np.full((GRID_COLUMNS - len(row), *generated.image.shape[1:]), 255, np.uint8)
         rows.append(np.concatenate([row, blank]))
-    return images.grid(np.concatenate(rows), GRID_COLUMNS)
+    phantom = generated.provenance["kind"] == "phantom"
+    return images.grid(np.concatenate(rows), GRID_COLUMNS, phantom=phantom)
 
 
 def load_folder(folder: Path) -> Generated:
@@ -283,6 +283,6 @@ def _claim(out: Path, provenance: Mapping[str, Any]) -> None:
         raise DermaganError(f"{out}: exists and was not made by `dermagan generate`; name another")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / _CLAIM, provenance)
+        files.write_json(out / _CLAIM, provenance)
     except OSError as error:
         raise DermaganError(f"{out}: cannot be written ({error.strerror}); name another") from error

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dermagan_jax import files
 from dermagan_jax.errors import DermaganError
 
 CONFIG = "config.json"
@@ -42,18 +43,11 @@ def claim(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]) 
         raise DermaganError(f"{workdir}: exists and is no run of this program; name another folder")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, ours)
+        files.write_json(path, ours)
     except OSError as error:
         raise DermaganError(
             f"{workdir}: cannot be written ({error.strerror}); name another --workdir"
         ) from error
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes a JSON document at once, so that a kill leaves the old one or the new one."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
-    partial.replace(path)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Self, SupportsFloat, TextIO
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from dermagan_jax import files
 from dermagan_jax.errors import DermaganError
 
 METRICS_FILE = "metrics.jsonl"
@@ -102,12 +103,10 @@ def _cut_after(path: Path, resume_step: int) -> list[dict]:
     rows = [row for row in read_metrics(path) if row["step"] <= resume_step]
     text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
     if text.encode() != path.read_bytes():
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        with files.replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     return rows
 
 

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dermagan_jax import figures, lesions
+from dermagan_jax import figures, images, lesions
 from dermagan_jax.errors import DermaganError
 
 COUNTS = dict(zip(lesions.CLASSES, (509, 513, 456, 498), strict=True))
@@ -70,7 +70,7 @@ class TestEveryFigure:
         plain = draw(tmp_path / "a.png").read_bytes()
         assert not any("phantom" in text for text in texts)
         marked = draw(tmp_path / "b.png", phantom=True).read_bytes()
-        assert figures.PHANTOM_NOTE in texts
+        assert images.PHANTOM_NOTE in texts
         assert any(text.endswith("(phantom)") for text in texts)
         assert plain != marked
 

@@ -45,7 +45,9 @@ def test_a_run_leaves_what_it_promises(whole_run: Path, phantom_set: Path) -> No
     of_classes = [rows[-1][f"train/d_loss/{name}"] for name in CLASSES]
     assert rows[-1]["train/d_loss"] == pytest.approx(np.mean(of_classes), rel=1e-6)
     grid = images.read(whole_run / "samples" / "grid_000004.png")
-    assert grid.shape == (4 * 64 + 3 * 2, 10 * 64 + 9 * 2, 3)
+    assert grid.shape == (4 * 64 + 3 * 2 + images.NOTE_HEIGHT, 10 * 64 + 9 * 2, 3)
+    strip = images.grid(np.zeros((40, 64, 64, 3), np.uint8), 10, phantom=True)
+    np.testing.assert_array_equal(grid[-images.NOTE_HEIGHT :], strip[-images.NOTE_HEIGHT :])
     assert list((whole_run / "tensorboard").iterdir())
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dermagan_jax import images
-from dermagan_jax.errors import DermaganError, ImageError
+from dermagan_jax.errors import ImageError
 
 LEFT, RIGHT = (200, 30, 60), (20, 180, 90)
 
@@ -355,6 +355,23 @@ def test_grid_without_gaps_and_with_spare_columns() -> None:
     for number, (top, left) in enumerate([(0, 0), (0, 6), (5, 0), (5, 6)]):
         np.testing.assert_array_equal(sheet[top : top + 5, left : left + 6], tiles[number])
     assert images.grid(tiles, columns=6).shape == (5, 6 * 6 + 5 * 2, 3)
+
+
+def test_a_grid_carries_its_note_in_a_strip_below():
+    tiles = np.zeros((4, 40, 70, 3), np.uint8)
+    plain, noted = images.grid(tiles, 4), images.grid(tiles, 4, phantom=True)
+    np.testing.assert_array_equal(noted[: len(plain)], plain)
+    strip = noted[len(plain) :]
+    assert strip.shape == (images.NOTE_HEIGHT, plain.shape[1], 3)
+    # The text stands inside the strip: ink in the middle, none at its edges.
+    ink = (strip < 128).any(axis=2)
+    assert ink.sum() > 200
+    assert not ink[[0, -1]].any()
+    assert not ink[:, [0, -1]].any()
+
+
+def test_grid_refuses_what_it_cannot_lay_out():
+    tiles = np.zeros((6, 5, 6, 3), np.uint8)
     with pytest.raises(ValueError, match="columns"):
         images.grid(tiles, columns=0)
     with pytest.raises(ValueError, match="expected"):
@@ -367,24 +384,6 @@ def test_png_is_lossless_and_deterministic(tmp_path: Path) -> None:
     images.write_png(tmp_path / "a.png", image)
     np.testing.assert_array_equal(images.read(tmp_path / "a.png"), image)
     assert (tmp_path / "a.png").read_bytes() == images.encode_png(image)
-
-
-def test_write_png_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = two_halves()
-    images.write_png(tmp_path / "a.png", image)
-
-    def full(path: Path, data: bytes) -> int:
-        path.open("wb").close()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DermaganError, match=r"a\.png: cannot be written \(No space left"):
-        images.write_png(tmp_path / "a.png", image[::-1])
-    monkeypatch.undo()
-    np.testing.assert_array_equal(images.read(tmp_path / "a.png"), image)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    with pytest.raises(DermaganError, match="No such file"):
-        images.write_png(tmp_path / "none" / "a.png", image)
 
 
 def test_real_images(real_data: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import tqdm
 
+from dermagan_jax import files
 from dermagan_jax.data import sources, transfer, unpacking
 from dermagan_jax.errors import DermaganError
 
@@ -262,7 +263,7 @@ class _Work:
             )
         finished = self._unpack(name, entry) if name.endswith(".zip") else part
         self.record["files"][name] = entry
-        _write_json(self.out / RECORD_NAME, self.record)
+        files.write_json(self.out / RECORD_NAME, self.record)
         finished.replace(self._target(name))
 
     def _unpack(self, name: str, entry: dict[str, Any]) -> Path:
@@ -281,7 +282,8 @@ class _Work:
             raise
         target = self._target(name).name
         text = "".join(f"{digest}  {target}/{member}\n" for member, digest in sums.items())
-        _write_text(self.out / f"{target}.sha256", text)
+        with files.replacing(self.out / f"{target}.sha256") as partial:
+            partial.write_text(text, encoding="utf-8")
         entry["members"] = len(sums)
         entry["list_sha256"] = hashlib.sha256(text.encode()).hexdigest()
         return unpacked
@@ -316,13 +318,3 @@ def _read_record(path: Path) -> dict[str, Any]:
     if not complete:
         raise DermaganError(f"{path}: is damaged; remove {path.parent} to start again")
     return record
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    _write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

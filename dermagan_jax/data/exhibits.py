@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dermagan_jax import figures, images
+from dermagan_jax import figures, files, images
 from dermagan_jax.data import cleaning, prepared, scan
 from dermagan_jax.data.records import Record
 from dermagan_jax.data.splits import SPLITS
@@ -79,7 +79,9 @@ def write_quarantine(
         ]
         pictures = _pictures(scan_folder, len(records), wanted)
         pairs = [picture for pair in zip(*np.split(pictures, 2), strict=True) for picture in pair]
-        images.write_png(out / "quarantine.png", images.grid(np.stack(pairs), 10))
+        phantom = any(record.source == "phantom" for record in records)
+        grid = images.grid(np.stack(pairs), 10, phantom=phantom)
+        images.write_png(out / "quarantine.png", grid)
 
 
 def _pictures(scan_folder: Path, num_records: int, wanted: Sequence[int]) -> np.ndarray:
@@ -120,15 +122,14 @@ def draw(
     label = np.asarray([record.label for record in records])
     for each in range(NUM_CLASSES):
         members = np.flatnonzero((split == "train") & (label == each))[:SAMPLES_PER_CLASS]
-        grid = images.grid(_pictures(scan_folder, len(records), members.tolist()), 10)
+        pictures = _pictures(scan_folder, len(records), members.tolist())
+        grid = images.grid(pictures, 10, phantom=phantom)
         images.write_png(folder / f"samples_{SHORT_NAMES[each].lower()}.png", grid)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
     """Writes a CSV file at once, so that a kill leaves the old one or the new one."""
-    partial = path.with_suffix(".tmp")
-    with partial.open("w", newline="") as file:
+    with files.replacing(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(path)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import dermagan_jax
+from dermagan_jax import files
 from dermagan_jax.data import cleaning, dermoscopy, exhibits, prepared, scan, sources, splits
 from dermagan_jax.data.recipes import Recipe, find_recipe
 from dermagan_jax.data.records import Record
@@ -195,9 +196,7 @@ def _claim(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
         raise DermaganError(f"{out}: exists and is no prepared set; name another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(choices, indent=2, sort_keys=True) + "\n")
-        partial.replace(path)
+        files.write_json(path, choices)
     except OSError as error:
         raise DermaganError(
             f"{out}: cannot be written ({error.strerror}); name another --out"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dermagan_jax import files
 from dermagan_jax.data import dermoscopy
 from dermagan_jax.data.scan import content_sha256
 from dermagan_jax.data.splits import SPLITS
@@ -90,9 +91,7 @@ def load_split(data_dir: Path, split: str) -> Split:
 
 def write_report(data_dir: Path, report: Mapping[str, Any]) -> None:
     """Writes `data_report.json` at once; it is written last and marks a set complete."""
-    partial = data_dir / f"{REPORT}.tmp"
-    partial.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
-    partial.replace(data_dir / REPORT)
+    files.write_json(data_dir / REPORT, report)
 
 
 def split_sha256(rows: Iterable[tuple[str, int, str]]) -> str:

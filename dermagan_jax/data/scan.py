@@ -24,7 +24,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 import dermagan_jax
-from dermagan_jax import images
+from dermagan_jax import files, images
 from dermagan_jax.data import sources
 from dermagan_jax.data.records import Record
 from dermagan_jax.errors import DermaganError, ImageError
@@ -154,9 +154,8 @@ def _claim(folder: Path, key: str) -> None:
     if not path.is_file() or path.read_text() != key:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        partial = path.with_suffix(".tmp")
-        partial.write_text(key)
-        partial.replace(path)
+        with files.replacing(path) as partial:
+            partial.write_text(key)
 
 
 def _path(folder: Path, index: int) -> Path:
@@ -166,10 +165,8 @@ def _path(folder: Path, index: int) -> Path:
 def _scan_chunk(records: Sequence[Record], path: Path, image_size: int) -> int:
     rows = [_scan_image(record, image_size) for record in records]
     columns: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    partial = path.with_suffix(".tmp")
-    with partial.open("wb") as file:
+    with files.replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **columns)
-    partial.replace(path)
     return len(records)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
 import dermagan_jax
+from dermagan_jax import files
 from dermagan_jax.errors import DermaganError
 
 Cell = str | int | float | None
@@ -107,7 +107,10 @@ def write_report(
         commands=commands,
         version=dermagan_jax.__version__,
     )
-    return _write(Path(path), page)
+    path = Path(path)
+    with files.replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return path
 
 
 def _environment() -> jinja2.Environment:
@@ -187,19 +190,3 @@ def _data_uri(image: str | Path | bytes) -> str:
     if not data.startswith(_PNG_SIGNATURE):
         raise DermaganError(f"{name}: not a PNG file; make the figure again, then the report")
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
-
-
-def _write(path: Path, page: str) -> Path:
-    """Replaces the file in one step, so that a reader never meets half a report."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            temporary.write_text(page, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DermaganError(
-            f"{path}: cannot be written ({error.strerror}); choose a writable folder with space"
-        ) from error
-    return path

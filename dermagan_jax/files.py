@@ -1,0 +1,44 @@
+"""Writing a file at once: no reader, and no kill half-way, meets part of one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dermagan_jax.errors import DermaganError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary file, which takes the place of `path` when the block ends without an error.
+
+    Args:
+      path: the file to write or replace; its folder must exist.
+
+    Yields:
+      The file to write: in the same folder, because a rename is atomic only within one file system,
+      and always of the same name, so that the next call writes over what a killed one left.
+
+    Raises:
+      DermaganError: when it cannot be written; `path` is as it was.
+    """
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DermaganError(
+            f"{path}: cannot be written ({error.strerror}); choose a writable folder with space"
+        ) from error
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a JSON document at once, indented, its keys sorted."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
