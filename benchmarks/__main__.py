@@ -1,0 +1,63 @@
+r"""Compares this project's speed with its peers' on this machine: `make bench`.
+
+    python -m benchmarks --peers-python=.venv-peers/bin/python [--only=gan_step] [--turns=5]
+
+Writes benchmarks/results.json after each case and the tables of docs/performance.md at the end.
+A case is run again only when it is named, or when results.json lacks it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cases, turns
+
+RESULTS = turns.ROOT / "benchmarks" / "results.json"
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary, _, _ = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=summary)
+    parser.add_argument(
+        "--peers-python", required=True, help="interpreter of the peers' environment"
+    )
+    parser.add_argument("--only", default="", help="run only cases whose name holds this")
+    parser.add_argument("--turns", type=int, default=5, help="counted turns a side (5)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="results file to add to")
+    return parser
+
+
+def _machine() -> dict[str, Any]:
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+def main() -> None:
+    """Runs the cases that were asked for, the file written after each."""
+    flags = _parser().parse_args()
+    results = json.loads(flags.out.read_text()) if flags.out.is_file() else {}
+    results["machine"] = _machine()
+    for case in cases.STEPS:
+        if flags.only not in case.name:
+            continue
+        print(f"{case.name} …", flush=True)
+        found = turns.compare(case, turns=flags.turns, peers_python=flags.peers_python)
+        results[case.name] = found
+        flags.out.write_text(json.dumps(results, indent=2) + "\n")
+        for name, side in found["sides"].items():
+            low, high = side["range_ms"]
+            print(f"  {name:24} {side['median_ms']:10.1f} ms ({low:.1f} to {high:.1f})")
+        low, high = found["ratio_range"]
+        print(f"  ratio to {found['fastest_peer']}: {found['ratio']} ({low} to {high})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What is compared with what; a table that reads like one."""
+
+from __future__ import annotations
+
+from benchmarks.turns import Case, Side
+
+_TORCH = (
+    Side("PyTorch, channels-last", "peer_torch", {"channels_last": True}),
+    Side("PyTorch, contiguous", "peer_torch"),
+)
+_TORCH_COMPILED = (
+    *_TORCH,
+    Side("PyTorch, compiled", "peer_torch", {"channels_last": True, "compiled": True}),
+)
+_KERAS = (
+    Side("Keras fit", "peer_keras"),
+    Side("Keras fit, XLA", "peer_keras", {"jit_compile": True}),
+)
+
+
+def _gan_step(batch_size: int, units: int, target: float | None) -> Case:
+    return Case(
+        name=f"gan_step_{batch_size}",
+        job="gan_step",
+        parameters={"batch_size": batch_size},
+        peers=_TORCH_COMPILED,
+        unit=f"a GAN update, batch {batch_size}",
+        units=units,
+        images=batch_size,
+        target=target,
+    )
+
+
+def _cnn_step(batch_size: int, policy: str, units: int, target: float | None) -> Case:
+    augmented = "" if policy == "none" else ", augmented"
+    return Case(
+        name=f"cnn_step_{batch_size}{'' if policy == 'none' else '_augmented'}",
+        job="cnn_step",
+        parameters={"batch_size": batch_size, "policy": policy},
+        peers=(*_TORCH_COMPILED, *_KERAS),
+        unit=f"a CNN update, batch {batch_size}{augmented}",
+        units=units,
+        images=batch_size,
+        target=target,
+    )
+
+
+def _generate(batch_size: int, units: int, target: float | None) -> Case:
+    return Case(
+        name=f"generate_{batch_size}",
+        job="generate",
+        parameters={"batch_size": batch_size},
+        peers=_TORCH_COMPILED,
+        unit=f"{batch_size} images generated",
+        units=units,
+        images=batch_size,
+        target=target,
+    )
+
+
+STEPS = (
+    _gan_step(16, 4, None),
+    _gan_step(64, 1, 1.0),
+    _gan_step(128, 1, None),
+    _cnn_step(30, "none", 20, None),
+    _cnn_step(64, "none", 10, 1.0),
+    _cnn_step(30, "notebook", 20, None),
+    _cnn_step(64, "notebook", 10, None),
+    _generate(1, 50, None),
+    _generate(64, 4, 1.0),
+    _generate(512, 1, None),
+)
