@@ -5,6 +5,9 @@ VENV := .venv
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
+BENCH_ARGS ?=
+# The environment of the programs that `make bench` compares with: 3 GB.
+PEERS := .venv-peers
 # An interpreter to use instead of the first fitting one on PATH: make PYTHON=/path/to/python3.12 test
 PYTHON ?=
 
@@ -20,7 +23,7 @@ STALE := $(if $(wildcard $(STAMP)),$(shell \
 	$(VENV)/bin/python -c '$(SUPPORTED)' 2>/dev/null && [ "$$(cat $(STAMP))" = "$$(pwd -P)" ] || echo stale))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock clean stale
+.PHONY: help demo test bench lint format lock clean stale
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +38,15 @@ lint: $(STAMP)  ## check style, formatting and types
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy $(TYPED)
+
+bench: $(STAMP) $(PEERS)/.installed  ## compare the speed with PyTorch's and Keras's; BENCH_ARGS=--only=cnn
+	$(VENV)/bin/python -m benchmarks --peers-python=$(PEERS)/bin/python $(BENCH_ARGS)
+
+$(PEERS)/.installed: benchmarks/requirements.txt
+	$(VENV)/bin/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --extra-index-url https://download.pytorch.org/whl/cpu -r benchmarks/requirements.txt
+	@touch $@
 
 format: $(STAMP)  ## mend what can be mended by itself
 	$(VENV)/bin/python -m ruff check --fix .

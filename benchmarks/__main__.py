@@ -15,7 +15,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, turns
+from benchmarks import cases, data, startup, tables, turns
 
 RESULTS = turns.ROOT / "benchmarks" / "results.json"
 
@@ -40,23 +40,43 @@ def _machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
 
 
+def _cases() -> list[turns.Case]:
+    data_dir, class_folders = data.phantom_set()
+    num_images = sum(1 for _ in class_folders.glob("*/*.png"))
+    return [*cases.STEPS, cases.epoch(data_dir, class_folders, num_images)]
+
+
+def _show(found: dict[str, Any]) -> None:
+    for name, side in found["sides"].items():
+        low, high = side["range_ms"]
+        print(f"  {name:28} {side['median_ms']:10.1f} ms ({low:.1f} to {high:.1f})")
+    low, high = found["ratio_range"]
+    print(f"  ratio to {found['fastest_peer']}: {found['ratio']} ({low} to {high})")
+
+
 def main() -> None:
-    """Runs the cases that were asked for, the file written after each."""
+    """Runs the cases that were asked for; the file is written after each."""
     flags = _parser().parse_args()
     results = json.loads(flags.out.read_text()) if flags.out.is_file() else {}
     results["machine"] = _machine()
-    for case in cases.STEPS:
-        if flags.only not in case.name:
-            continue
-        print(f"{case.name} …", flush=True)
-        found = turns.compare(case, turns=flags.turns, peers_python=flags.peers_python)
-        results[case.name] = found
+
+    def record(name: str, found: dict[str, Any]) -> None:
+        results[name] = found
         flags.out.write_text(json.dumps(results, indent=2) + "\n")
-        for name, side in found["sides"].items():
-            low, high = side["range_ms"]
-            print(f"  {name:24} {side['median_ms']:10.1f} ms ({low:.1f} to {high:.1f})")
-        low, high = found["ratio_range"]
-        print(f"  ratio to {found['fastest_peer']}: {found['ratio']} ({low} to {high})")
+
+    for case in _cases():
+        if flags.only in case.name:
+            print(f"{case.name}: {case.unit}", flush=True)
+            found = turns.compare(case, turns=flags.turns, peers_python=flags.peers_python)
+            record(case.name, found)
+            _show(found)
+    for job in startup.JOBS:
+        if flags.only in f"startup_{job}":
+            print(f"startup_{job}: from nothing to the first step", flush=True)
+            found = startup.measure(job, turns=flags.turns)
+            record(f"startup_{job}", found)
+            print(f"  {found}")
+    tables.write(results)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks.turns import Case, Side
 
 _TORCH = (
@@ -70,3 +72,25 @@ STEPS = (
     _generate(64, 4, 1.0),
     _generate(512, 1, None),
 )
+
+
+def epoch(data_dir: Path, class_folders: Path, num_images: int) -> Case:
+    """An epoch of CNN steps, the training split read from disk in it."""
+    batch_size = 64
+    return Case(
+        name="epoch_64",
+        job="epoch",
+        parameters={
+            "batch_size": batch_size,
+            "data_dir": str(data_dir),
+            "class_folders": str(class_folders),
+        },
+        peers=(
+            Side("PyTorch, 2 loader processes", "peer_torch", {"workers": 2}),
+            Side("PyTorch, no loader process", "peer_torch", {"workers": 0}),
+        ),
+        unit=f"an epoch of {num_images:,} images from disk, batch {batch_size}",
+        units=1,
+        images=num_images // batch_size * batch_size,
+        target=1.0,
+    )

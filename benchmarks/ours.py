@@ -33,27 +33,31 @@ def _random_batch(batch_size: int) -> dict[str, np.ndarray]:
 
 
 class _Stepper:
-    """Holds a state that each step replaces, as a training loop does."""
+    """Holds a state that each call replaces, as a training loop does."""
 
-    def __init__(self, first: Any, step: Callable[..., Any], batches: Iterator[Any]) -> None:
+    def __init__(self, first: Any, steps: parallel.Steps, superbatches: Iterator[Any]) -> None:
         self.state = first
-        self.step = step
-        self.batches = batches
-        self.key = jax.random.key(1)
-        self.count = 0
+        self.steps = steps
+        self.superbatches = superbatches
+        self.done = 0
 
     def __call__(self, count: int) -> None:
         metrics: Any = None
         for _ in range(count):
-            self.count += 1
-            key = jax.random.fold_in(self.key, self.count)
-            self.state, metrics = self.step(self.state, next(self.batches), key)
+            batches = next(self.superbatches)
+            self.state, metrics = self.steps(self.state, batches, self.done, 0, 1)
+            self.done += 1
         jax.block_until_ready(metrics)
 
 
 def _forever(batch: Any) -> Iterator[Any]:
+    superbatch = {name: value[None] for name, value in batch.items()}
     while True:
-        yield batch
+        yield superbatch
+
+
+def _key_of(step: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(1), step)
 
 
 def gan_step(*, batch_size: int) -> Work:
@@ -64,9 +68,9 @@ def gan_step(*, batch_size: int) -> Work:
     create = partial(state.create_gan_state, **fixed, image_size=IMAGE_SIZE)
     first = jax.jit(create)(jax.random.key(0))
     mesh = parallel.make_mesh(batch_size)
-    step = parallel.compile_step(partial(gan.train_step, **fixed), mesh)
+    steps = parallel.compile_steps(partial(gan.train_step, **fixed), _key_of, mesh)
     batch = {"image": _random_batch(batch_size)["image"]}
-    return _Stepper(parallel.replicate(first, mesh), step, _forever(batch))
+    return _Stepper(parallel.replicate(first, mesh), steps, _forever(batch))
 
 
 def _cnn(batch_size: int, policy: str, batches: Iterator[Any]) -> _Stepper:
@@ -78,7 +82,7 @@ def _cnn(batch_size: int, policy: str, batches: Iterator[Any]) -> _Stepper:
     step = partial(
         classifier.train_step, model=model, tx=tx, policy=augmentation.find_policy(policy)
     )
-    return _Stepper(first, parallel.compile_step(step, mesh), batches)
+    return _Stepper(first, parallel.compile_steps(step, _key_of, mesh), batches)
 
 
 def cnn_step(*, batch_size: int, policy: str) -> Work:

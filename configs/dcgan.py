@@ -40,6 +40,8 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     config.label_smoothing = 0.0  # Taken off the discriminator's target for real images.
     config.ema_half_life_kimg = 10.0  # Moving average of the generator; 0 is none, as in the paper.
 
+    config.precision = "float32"  # "float32", "tf32" or "bfloat16"; parameters stay float32.
+    config.steps_per_call = 0  # Steps of one call to the device; 0: 1 on a CPU, 32 elsewhere.
     config.log_every_steps = 10
     config.checkpoint_every_steps = 200
     config.keep_checkpoints = 2

@@ -18,6 +18,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from dermagan_jax.errors import DermaganError
 
+_logger = logging.getLogger("dermagan")
+
 FOLDER = "checkpoints"
 
 
@@ -118,6 +120,14 @@ class Checkpoints:
                 f"{self._folder}: checkpoint {step} cannot be written ({error.strerror}); free "
                 "some space and run the same command again, which goes on from the one before"
             ) from error
+
+    def resume(self, first: Any) -> Any:
+        """Restores the state of the last whole checkpoint; returns `first` where there is none."""
+        latest = self.latest_step()
+        if latest is None:
+            return first
+        _logger.info("going on from step %d", latest)
+        return self.restore_state(first, latest)
 
     def restore_state(self, like: Any, step: int) -> Any:
         """Restores the `state` item, in the structure, shapes and placement of `like`.

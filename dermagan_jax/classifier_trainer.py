@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -15,7 +14,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from dermagan_jax import classifier, figures, files, parallel, synthesis, workdir
+from dermagan_jax import classifier, figures, files, parallel, stepping, synthesis, workdir
 from dermagan_jax.augmentation import find_policy
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data.pipeline import LabelledImages, eval_batches, train_batches
@@ -24,6 +23,8 @@ from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.metrics import classification
 from dermagan_jax.nets.lesion_cnn import LesionCNN
+from dermagan_jax.nets.precision import find_precision
+from dermagan_jax.profiling import Tracer, Window
 from dermagan_jax.state import ClassifierState, NetState, create_classifier_state
 from dermagan_jax.writers import METRICS_FILE, MetricWriter, Progress, read_metrics
 
@@ -31,10 +32,10 @@ IMAGE_SIZE = 64  # What the paper's CNN takes.
 # Purposes folded into the run's key, so that no two draws share one.
 _INIT, _TRAIN = range(2)
 
-_logger = logging.getLogger("dermagan")
 
-
-def train(config: ml_collections.ConfigDict, run_folder: Path) -> dict[str, Any]:
+def train(
+    config: ml_collections.ConfigDict, run_folder: Path, *, profile: Window | None = None
+) -> dict[str, Any]:
     """Trains until `config.num_steps`, going on from the last checkpoint in the workdir.
 
     The checkpoint with the lowest validation loss is scored on the validation and test splits.
@@ -44,6 +45,7 @@ def train(config: ml_collections.ConfigDict, run_folder: Path) -> dict[str, Any]
       config: see `configs/lesion_cnn.py`.
       run_folder: the workdir: checkpoints, metrics.jsonl, tensorboard, figures, config.json and
         summary.json are written here and nowhere else.
+      profile: steps to trace, into the workdir's `profile`.
 
     Returns:
       The summary, as written to summary.json.
@@ -54,20 +56,25 @@ def train(config: ml_collections.ConfigDict, run_folder: Path) -> dict[str, Any]
       TrainingError: the loss is no longer finite; the last good checkpoint stays.
     """
     _check(config)
+    with find_precision(config.precision).applied():
+        return _train(config, run_folder, profile)
+
+
+def _train(
+    config: ml_collections.ConfigDict, run_folder: Path, profile: Window | None
+) -> dict[str, Any]:
     opened = open_for_training(config.data_dir, image_size=IMAGE_SIZE)
     generated = _generated_images(config, opened)
     data = opened.description() | {"generated": generated and _describe(generated)}
     workdir.claim(run_folder, config=config.to_dict(), data=data)
     images = opened.train if generated is None else opened.train.joined(_plain(generated))
     run = _Run(config)
+    tracer = Tracer(profile, run_folder / "profile")
     document = {"config": config.to_dict(), "data": data, "classes": list(CLASSES)}
     with Checkpoints(run_folder, keep=1, best_metric="loss") as checkpoints:
-        state = run.create_state()
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            state = checkpoints.restore_state(state, latest)
-            _logger.info("going on from step %d", latest)
-        state = _loop(run, state, images, opened, checkpoints, run_folder, document)
+        state = checkpoints.resume(run.create_state())
+        recorder = _Recorder(run, opened.split("validation"), checkpoints, document)
+        state = _loop(run, state, images, recorder, run_folder, tracer)
         best = checkpoints.best_step()
         if best is None:
             raise DermaganError(f"{run_folder}: no checkpoint has a validation loss; train anew")
@@ -148,7 +155,9 @@ class _Run:
     def __init__(self, config: ml_collections.ConfigDict) -> None:
         self.config = config
         self.key = jax.random.key(config.seed)
-        self.model = LesionCNN(dropout_rate=config.model.dropout_rate)
+        self.model = LesionCNN(
+            dropout_rate=config.model.dropout_rate, dtype=find_precision(config.precision).dtype
+        )
         self.tx = optax.adam(
             config.optimizer.learning_rate,
             b1=config.optimizer.b1,
@@ -162,9 +171,11 @@ class _Run:
             policy=find_policy(config.augmentation),
         )
         self.mesh = parallel.make_mesh(config.batch_size)
-        self.train_step = parallel.compile_step(step, self.mesh)
+        self.train_steps = parallel.compile_steps(step, self._step_key, self.mesh)
         self.eval_step = jax.jit(partial(classifier.eval_step, model=self.model))
-        self.step_key = jax.jit(partial(jax.random.fold_in, jax.random.fold_in(self.key, _TRAIN)))
+
+    def _step_key(self, step: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(self.key, _TRAIN), step)
 
     def create_state(self) -> ClassifierState:
         """Initialises the classifier."""
@@ -183,28 +194,76 @@ class _Run:
         return classification.evaluate(np.concatenate(logits), images.label)
 
 
+class _Recorder:
+    """Writes what a run shows of itself: metrics, validation scores and checkpoints."""
+
+    def __init__(
+        self,
+        run: _Run,
+        validation: LabelledImages,
+        checkpoints: Checkpoints,
+        document: Mapping[str, Any],
+    ) -> None:
+        self.run = run
+        self.validation = validation
+        self.checkpoints = checkpoints
+        self.document = document
+        self.pending: list[Mapping[str, np.ndarray]] = []
+
+    def log(self, step: int, metrics: Mapping[str, np.ndarray], writer: MetricWriter) -> None:
+        """Collects a step's metrics and writes the means since the last row when one is due.
+
+        Raises:
+          TrainingError: when the loss is not finite.
+        """
+        config = self.run.config
+        self.pending.append(metrics)
+        is_eval = step % config.eval_every_steps == 0 or step == config.num_steps
+        if step % config.log_every_steps and not is_eval:
+            return
+        row = {
+            f"train/{name}": float(np.mean([each[name] for each in self.pending]))
+            for name in metrics
+        }
+        self.pending.clear()
+        writer.write(step, row)
+        if not math.isfinite(row["train/loss"]):
+            raise TrainingError(
+                f"the training loss is no longer finite by step {step}; the last good checkpoint "
+                f"is step {self.checkpoints.latest_step()}; lower config.optimizer.learning_rate"
+            )
+
+    def save(self, step: int, state: ClassifierState, writer: MetricWriter) -> None:
+        """Scores the validation split, then writes the checkpoint."""
+        scores = self.run.evaluate(state.net, self.validation)
+        writer.write(step, {f"validation/{name}": scores[name] for name in ("loss", "accuracy")})
+        writer.flush()
+        best = {"loss": scores["loss"]}
+        self.checkpoints.save(step, state=state, config=self.document, metrics=best)
+
+
 def _loop(
     run: _Run,
     state: ClassifierState,
     images: LabelledImages,
-    opened: TrainingData,
-    checkpoints: Checkpoints,
+    recorder: _Recorder,
     folder: Path,
-    document: Mapping[str, Any],
+    tracer: Tracer,
 ) -> ClassifierState:
+    """Runs the steps; returns the last state."""
     config = run.config
     start = int(state.step)
     if start >= config.num_steps:
         return state
-    batches = train_batches(
+    size = stepping.steps_per_call(config.steps_per_call)
+    superbatches = train_batches(
         images,
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start,
+        steps_per_call=size,
         balanced=config.class_balanced,
     )
-    validation = opened.split("validation")
-    pending: list[Mapping[str, jax.Array]] = []
     with (
         MetricWriter(folder, resume_step=start) as writer,
         Progress(
@@ -214,43 +273,22 @@ def _loop(
             label="classifier",
         ) as progress,
     ):
-        for step in range(start + 1, config.num_steps + 1):
-            state, metrics = run.train_step(state, next(batches), run.step_key(step))
-            pending.append(metrics)
+
+        def on_metrics(step: int, metrics: Mapping[str, np.ndarray]) -> None:
+            recorder.log(step, metrics, writer)
             progress.update(step, metrics)
-            is_eval = step % config.eval_every_steps == 0 or step == config.num_steps
-            if step % config.log_every_steps == 0 or is_eval:
-                _log(step, pending, writer, checkpoints)
-                pending.clear()
-            if is_eval:
-                scores = run.evaluate(state.net, validation)
-                row = {f"validation/{name}": scores[name] for name in ("loss", "accuracy")}
-                writer.write(step, row)
-                writer.flush()
-                checkpoints.save(
-                    step, state=state, config=document, metrics={"loss": scores["loss"]}
-                )
-    return state
 
-
-def _log(
-    step: int,
-    pending: list[Mapping[str, jax.Array]],
-    writer: MetricWriter,
-    checkpoints: Checkpoints,
-) -> None:
-    """Writes the means of the metrics since the last row.
-
-    Raises:
-      TrainingError: when the loss is not finite.
-    """
-    fetched = jax.device_get(pending)
-    row = {f"train/{name}": float(np.mean([each[name] for each in fetched])) for name in fetched[0]}
-    writer.write(step, row)
-    if not math.isfinite(row["train/loss"]):
-        raise TrainingError(
-            f"the training loss is no longer finite by step {step}; the last good checkpoint is "
-            f"step {checkpoints.latest_step()}; lower config.optimizer.learning_rate"
+        return stepping.drive(
+            run.train_steps,
+            state,
+            superbatches,
+            start=start,
+            last=config.num_steps,
+            size=size,
+            every=config.eval_every_steps,
+            on_metrics=on_metrics,
+            on_state=partial(recorder.save, writer=writer),
+            tracer=tracer,
         )
 
 

@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         "dermagan", description=_PROLOGUE, epilog=console.RESEARCH_USE, formatter_class=_Formatter
     )
     parser.add_argument("--version", action="version", version=dermagan_jax.__version__)
+    parser.add_argument(
+        "--no-compilation-cache",
+        action="store_true",
+        help="compile anew, and keep no compiled programs in your cache folder",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (_add_demo, _add_download, _add_prepare, _add_generate):
         add(commands)
@@ -164,9 +169,17 @@ def _add_split_options(parser: argparse.ArgumentParser) -> None:
 # Each command imports what it needs: `dermagan --help` should not wait for JAX and TensorFlow.
 
 
+def _keep_programs(options: argparse.Namespace) -> None:
+    from dermagan_jax import compilation
+
+    if not options.no_compilation_cache:
+        compilation.keep_programs()
+
+
 def _demo(options: argparse.Namespace) -> None:
     from dermagan_jax import demo
 
+    _keep_programs(options)
     demo.run(options.out.expanduser(), seed=options.seed, short=options.short)
 
 
@@ -180,6 +193,7 @@ def _download(options: argparse.Namespace) -> None:
 def _generate(options: argparse.Namespace) -> None:
     from dermagan_jax import synthesis
 
+    _keep_programs(options)
     trained = synthesis.load_gan(options.gan.expanduser(), step=options.step)
     generated = synthesis.generate(trained, per_class=options.per_class, seed=options.seed)
     synthesis.write_folder(generated, options.out.expanduser())

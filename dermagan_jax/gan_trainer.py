@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from dermagan_jax import files, gan, images, parallel, synthesis, workdir
+from dermagan_jax import files, gan, images, parallel, stepping, synthesis, workdir
 from dermagan_jax.alarms import Alarms, diversity
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data.pipeline import LabelledImages, class_batches
@@ -23,6 +23,8 @@ from dermagan_jax.data.training import open_for_training
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 from dermagan_jax.nets import dcgan
+from dermagan_jax.nets.precision import find_precision
+from dermagan_jax.profiling import Tracer, Window
 from dermagan_jax.state import GanState, create_gan_state
 from dermagan_jax.writers import METRICS_FILE, MetricWriter, Progress, read_metrics
 
@@ -33,13 +35,16 @@ _INIT, _TRAIN, _GRID, _CALIBRATE = range(4)
 _logger = logging.getLogger("dermagan")
 
 
-def train(config: ml_collections.ConfigDict, run_folder: Path) -> dict[str, Any]:
+def train(
+    config: ml_collections.ConfigDict, run_folder: Path, *, profile: Window | None = None
+) -> dict[str, Any]:
     """Trains until `config.num_steps`, going on from the last checkpoint in the workdir.
 
     Args:
       config: see `configs/dcgan.py`.
       run_folder: the workdir: checkpoints, metrics.jsonl, tensorboard, samples, config.json and
         summary.json are written here and nowhere else.
+      profile: steps to trace, into the workdir's `profile`.
 
     Returns:
       The summary, as written to summary.json.
@@ -49,19 +54,23 @@ def train(config: ml_collections.ConfigDict, run_folder: Path) -> dict[str, Any]
       TrainingError: a loss is no longer finite; the last good checkpoint stays.
     """
     _check(config)
+    with find_precision(config.precision).applied():
+        return _train(config, run_folder, profile)
+
+
+def _train(
+    config: ml_collections.ConfigDict, run_folder: Path, profile: Window | None
+) -> dict[str, Any]:
     opened = open_for_training(config.data_dir, image_size=config.model.image_size)
     data = opened.description()
     plain_config = config.to_dict()
     workdir.claim(run_folder, config=plain_config, data=data)
     run = _Run(config, opened.train)
+    tracer = Tracer(profile, run_folder / "profile")
     document = {"config": plain_config, "data": data, "classes": list(CLASSES)}
     with Checkpoints(run_folder, keep=config.keep_checkpoints) as checkpoints:
-        state = run.create_state()
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            state = checkpoints.restore_state(state, latest)
-            _logger.info("going on from step %d", latest)
-        state, last = _loop(run, state, checkpoints, run_folder, document)
+        state = checkpoints.resume(run.create_state())
+        state, last = _loop(run, state, checkpoints, run_folder, document, tracer)
     summary = {
         "num_steps": int(state.step[0]),
         "images_per_class": int(state.step[0]) * config.batch_size,
@@ -89,7 +98,9 @@ class _Run:
         self.real = real
         self.key = jax.random.key(config.seed)
         self.generator = synthesis.make_generator(config)
-        self.discriminator = dcgan.Discriminator(width=config.model.width)
+        self.discriminator = dcgan.Discriminator(
+            width=config.model.width, dtype=find_precision(config.precision).dtype
+        )
         self.tx = optax.adam(
             config.optimizer.learning_rate, b1=config.optimizer.b1, b2=config.optimizer.b2
         )
@@ -108,10 +119,12 @@ class _Run:
             ema_half_life_kimg=config.ema_half_life_kimg,
         )
         self.mesh = parallel.make_mesh(config.batch_size)
-        self.train_step = parallel.compile_step(
-            parallel.map_over_classes(step), self.mesh, batch_axis=1
+        self.train_steps = parallel.compile_steps(
+            parallel.map_over_classes(step),
+            partial(self._class_keys, _TRAIN),
+            self.mesh,
+            batch_axis=1,
         )
-        self.class_keys = jax.jit(self._class_keys)
         self.calibrate = jax.jit(self._calibrate)
         self.sample_grid = jax.jit(self._sample_grid)
 
@@ -175,14 +188,14 @@ class _Recorder:
             if row["step"] == start and "train/d_loss" in row:
                 self.last = {name: row[name] for name in row if name != "step"}
 
-    def log(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    def log(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Writes one row of training metrics: the mean and each class.
 
         Raises:
           TrainingError: when one is not finite.
         """
         row: dict[str, float] = {}
-        for name, values in jax.device_get(dict(metrics)).items():
+        for name, values in metrics.items():
             row[f"train/{name}"] = float(np.mean(values))
             row |= {
                 f"train/{name}/{each}": float(value)
@@ -227,12 +240,18 @@ def _loop(
     checkpoints: Checkpoints,
     folder: Path,
     document: Mapping[str, Any],
+    tracer: Tracer,
 ) -> tuple[GanState, dict[str, float]]:
     """Runs the steps; returns the last state and the last row of training metrics."""
     config = run.config
     start = int(state.step[0])
-    batches = class_batches(
-        run.real, batch_size=config.batch_size, seed=config.seed, start_step=start
+    size = stepping.steps_per_call(config.steps_per_call)
+    superbatches = class_batches(
+        run.real,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start,
+        steps_per_call=size,
     )
     per_step = config.batch_size * NUM_CLASSES
     with (
@@ -243,13 +262,23 @@ def _loop(
     ):
         recorder = _Recorder(run, writer, checkpoints, folder, document)
         recorder.recall(start)
-        for step in range(start + 1, config.num_steps + 1):
-            state, metrics = run.train_step(state, next(batches), run.class_keys(_TRAIN, step))
-            is_last = step == config.num_steps
-            is_checkpoint = step % config.checkpoint_every_steps == 0 or is_last
+
+        def on_metrics(step: int, metrics: Mapping[str, np.ndarray]) -> None:
+            is_checkpoint = step % config.checkpoint_every_steps == 0 or step == config.num_steps
             if step % config.log_every_steps == 0 or is_checkpoint:
                 recorder.log(step, metrics)
             progress.update(step, {name: metrics[name].mean() for name in ("d_loss", "g_loss")})
-            if is_checkpoint:
-                recorder.save(step, state)
+
+        state = stepping.drive(
+            run.train_steps,
+            state,
+            superbatches,
+            start=start,
+            last=config.num_steps,
+            size=size,
+            every=config.checkpoint_every_steps,
+            on_metrics=on_metrics,
+            on_state=recorder.save,
+            tracer=tracer,
+        )
     return state, recorder.last

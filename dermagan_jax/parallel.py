@@ -1,4 +1,4 @@
-"""Compiling a pure step for one device or many, and mapping it over classes."""
+"""Compiling pure steps for one device or many, and mapping them over classes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -13,6 +14,8 @@ from dermagan_jax.errors import DermaganError
 from dermagan_jax.state import Metrics
 
 Step = Callable[..., tuple[Any, Metrics]]
+Steps = Callable[..., tuple[Any, Metrics]]
+KeyOf = Callable[[jax.Array], jax.Array]
 
 DATA_AXIS = "data"
 
@@ -39,25 +42,49 @@ def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places a copy on every device, as `compile_step` returns it, so that it compiles once."""
+    """Places a copy on every device, as `compile_steps` returns it, so that it compiles once."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def compile_step(step: Step, mesh: Mesh, *, batch_axis: int = 0) -> Step:
-    """Compiles `step(state, batch, key)` by `jit`, the batch sharded and all else replicated.
+def compile_steps(step: Step, key_of: KeyOf, mesh: Mesh, *, batch_axis: int = 0) -> Steps:
+    """Compiles many steps into one call by `jit`, each batch sharded and all else replicated.
 
-    BatchNorm and means then run over the global batch by themselves. The state is donated.
+    BatchNorm and means then run over the global batch by themselves. The state is donated. The
+    loop's bounds are arguments of the program, so that a step computes the same however many there
+    are in a call.
 
     Args:
-      step: a pure step without `axis_name`.
+      step: a pure `step(state, batch, key)` without `axis_name`.
+      key_of: gives the key of a step by its number, from 1.
       mesh: from `make_mesh`.
-      batch_axis: the axis of the batch's arrays that counts images; 1 behind a class axis.
+      batch_axis: the axis of a batch's arrays that counts images; 1 behind a class axis.
+
+    Returns:
+      A function `(state, batches, base, start, stop)`: the state, K batches with a leading axis,
+      the number of steps done before the first of them, and the first and the end of those to use.
+      It returns the state after, and metrics [K, ...], 0 where a batch was not used.
     """
+
+    def steps(state: Any, batches: Any, base: Any, start: Any, stop: Any) -> tuple[Any, Metrics]:
+        def one(index: jax.Array, state: Any) -> tuple[Any, Metrics]:
+            batch = jax.tree.map(lambda leaf: leaf[index], batches)
+            return step(state, batch, key_of(base + index + 1))
+
+        def body(index: jax.Array, carried: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+            state, rows = carried
+            state, metrics = one(index, state)
+            return state, jax.tree.map(lambda row, new: row.at[index].set(new), rows, metrics)
+
+        _, metrics = jax.eval_shape(one, start, state)
+        size = len(jax.tree.leaves(batches)[0])
+        rows = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), metrics)
+        return lax.fori_loop(start, stop, body, (state, rows))
+
     replicated = NamedSharding(mesh, PartitionSpec())
-    sharded = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, DATA_AXIS))
+    sharded = NamedSharding(mesh, PartitionSpec(*[None] * (batch_axis + 1), DATA_AXIS))
     return jax.jit(
-        step,
-        in_shardings=(replicated, sharded, replicated),
+        steps,
+        in_shardings=(replicated, sharded, replicated, replicated, replicated),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )

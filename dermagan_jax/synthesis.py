@@ -24,6 +24,7 @@ from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 from dermagan_jax.nets import dcgan
+from dermagan_jax.nets.precision import find_precision
 
 # Batches are always of this size, cut at the end: an image's bytes may depend on its batch's size.
 BATCH_SIZE = 64
@@ -113,7 +114,11 @@ class Generated:
 def make_generator(config: Mapping[str, Any]) -> nn.Module:
     """Builds the generator that a configuration's `model` part describes."""
     model = config["model"]
-    return dcgan.Generator(width=model["width"], image_size=model["image_size"])
+    return dcgan.Generator(
+        width=model["width"],
+        image_size=model["image_size"],
+        dtype=find_precision(config["precision"]).dtype,
+    )
 
 
 def load_gan(workdir: Path, *, step: int | None = None) -> TrainedGan:
@@ -179,11 +184,12 @@ def generate(trained: TrainedGan, *, per_class: Mapping[str, int] | int, seed: i
     counts = dict.fromkeys(CLASSES, per_class) if isinstance(per_class, int) else per_class
     if min(counts.values()) < 0 or not any(counts.values()):
         raise DermaganError(f"images per class is {per_class}; give a number above 0")
-    parts = [
-        part
-        for label, name in enumerate(CLASSES)
-        for part in _sample_class(trained, label, counts[name], seed)
-    ]
+    with find_precision(trained.provenance["config"]["precision"]).applied():
+        parts = [
+            part
+            for label, name in enumerate(CLASSES)
+            for part in _sample_class(trained, label, counts[name], seed)
+        ]
     label = np.repeat(np.arange(NUM_CLASSES, dtype=np.int32), [counts[name] for name in CLASSES])
     provenance = {
         "kind": trained.provenance["data"]["kind"],

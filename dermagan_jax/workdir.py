@@ -15,7 +15,10 @@ SUMMARY = "summary.json"
 
 # What may change between two calls of one run: how long it is, and how often it reports.
 _MUTABLE = frozenset(
-    {"num_steps", "checkpoint_every_steps", "keep_checkpoints", "data_dir", "gan_workdir", "dir"}
+    {
+        *("num_steps", "steps_per_call", "checkpoint_every_steps", "keep_checkpoints"),
+        *("data_dir", "gan_workdir", "dir"),
+    }
 )
 
 

@@ -20,10 +20,10 @@ PACKAGE = "dermagan_jax"
 LAYERS = (
     ("train_gan", "train_classifier", "cli", "__main__", "demo"),
     ("study",),
-    ("gan_trainer", "classifier_trainer"),
-    ("data", "checkpoints", "console", "synthesis", "workdir", "writers"),
+    ("gan_trainer", "classifier_trainer", "launch"),
+    ("data", "checkpoints", "compilation", "console", "synthesis", "workdir", "writers"),
     ("gan", "classifier"),
-    ("state", "parallel"),
+    ("state", "parallel", "stepping", "profiling"),
     ("nets", "losses", "augmentation", "metrics", "figures", "alarms"),
     ("images", "files", "lesions", "errors", ""),
 )

@@ -82,6 +82,16 @@ def test_stopped_and_resumed_ends_the_same(
     assert ours == theirs
 
 
+def test_several_steps_a_call_change_nothing(
+    whole_run: Path, phantom_set: Path, tmp_path: Path
+) -> None:
+    config = _config(phantom_set)
+    config.steps_per_call = 3
+    classifier_trainer.train(config, tmp_path / "run")
+    for name in (METRICS_FILE, workdir.SUMMARY):
+        assert (tmp_path / "run" / name).read_bytes() == (whole_run / name).read_bytes()
+
+
 def test_the_test_split_is_read_after_training(
     phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

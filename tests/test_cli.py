@@ -88,6 +88,14 @@ def test_help_shows_the_whole_way(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("script", ["train_gan.py", "train_classifier.py"])
+def test_scripts_show_their_flags(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / script), "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path).stdout
+    for flag in ("--config:", "--workdir:", "--profile:", "--[no]compilation_cache:"):
+        assert flag in text
+
+
+@pytest.mark.parametrize("script", ["train_gan.py", "train_classifier.py"])
 def test_scripts_end_bad_input_without_a_traceback(script: str, tmp_path: Path) -> None:
     recipe = "dcgan" if script == "train_gan.py" else "lesion_cnn"
     command = [sys.executable, str(ROOT / script), f"--config={ROOT}/configs/{recipe}.py:smoke"]

@@ -93,7 +93,10 @@ def test_jit_sharded_jit_shard_map_and_pmap_agree(state: GanState) -> None:
     mesh = parallel.make_mesh(BATCH_SIZE)
     assert mesh.size == 4
     copy = jax.tree.map(jnp.copy, state)
-    sharded = parallel.compile_step(step, mesh)(parallel.replicate(copy, mesh), batch, key)
+    steps = parallel.compile_steps(step, lambda _: key, mesh)
+    one = jax.tree.map(lambda leaf: leaf[None], batch)
+    after, rows = steps(parallel.replicate(copy, mesh), one, 0, 0, 1)
+    sharded = after, {name: row[0] for name, row in rows.items()}
 
     per_device = partial(step, axis_name="data")
     everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")

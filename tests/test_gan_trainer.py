@@ -16,6 +16,7 @@ from dermagan_jax import gan_trainer, images, workdir
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.lesions import CLASSES
+from dermagan_jax.profiling import Window
 from dermagan_jax.writers import METRICS_FILE, read_metrics
 
 
@@ -73,6 +74,18 @@ def test_stopped_and_resumed_ends_the_same(
     chex.assert_trees_all_equal(*states)
 
 
+def test_several_steps_a_call_and_a_profile_change_nothing(
+    whole_run: Path, phantom_set: Path, tmp_path: Path
+) -> None:
+    config = _config(phantom_set)
+    config.steps_per_call = 3
+    gan_trainer.train(config, tmp_path / "run", profile=Window(1, 2))
+    assert (tmp_path / "run" / METRICS_FILE).read_bytes() == (whole_run / METRICS_FILE).read_bytes()
+    for path in (whole_run / "samples").iterdir():
+        assert (tmp_path / "run" / "samples" / path.name).read_bytes() == path.read_bytes()
+    assert list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
+
+
 def test_a_finished_run_is_not_trained_again(whole_run: Path, phantom_set: Path) -> None:
     before = (whole_run / METRICS_FILE).read_bytes()
     summary = gan_trainer.train(_config(phantom_set), whole_run)
@@ -84,10 +97,10 @@ def test_a_finished_run_is_not_trained_again(whole_run: Path, phantom_set: Path)
 def test_a_loss_that_is_not_finite_stops_the_run(
     phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(state: object, batch: object, key: object) -> tuple:
-        return state, {"d_loss": jnp.full(4, jnp.nan), "g_loss": jnp.ones(4)}
+    def broken(state: object, *_: object) -> tuple:
+        return state, {"d_loss": jnp.full((1, 4), jnp.nan), "g_loss": jnp.ones((1, 4))}
 
-    monkeypatch.setattr(gan_trainer.parallel, "compile_step", lambda *_, **__: broken)
+    monkeypatch.setattr(gan_trainer.parallel, "compile_steps", lambda *_, **__: broken)
     with pytest.raises(TrainingError, match="no longer finite at step 1; the last good checkpoint"):
         gan_trainer.train(_config(phantom_set), tmp_path / "run")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -22,7 +23,7 @@ def _images(counts: tuple[int, ...] = COUNTS) -> LabelledImages:
 
 
 def _numbers(batches: object, count: int) -> list[list[int]]:
-    return [batch["image"][..., 0, 0, 0].tolist() for batch in islice(batches, count)]
+    return [batch["image"][0, ..., 0, 0, 0].tolist() for batch in islice(batches, count)]
 
 
 def test_every_epoch_shows_each_image_once_and_no_batch_is_short() -> None:
@@ -37,7 +38,7 @@ def test_every_epoch_shows_each_image_once_and_no_batch_is_short() -> None:
 def test_labels_stay_with_their_images() -> None:
     images = _images()
     for batch in islice(pipeline.train_batches(images, batch_size=5, seed=3), 4):
-        numbers = batch["image"][:, 0, 0, 0]
+        numbers = batch["image"][..., 0, 0, 0]
         np.testing.assert_array_equal(batch["label"], images.label[numbers])
 
 
@@ -46,6 +47,14 @@ def test_a_resumed_run_sees_the_batches_it_would_have(start: int) -> None:
     whole = _numbers(pipeline.train_batches(_images(), batch_size=4, seed=1), start + 3)
     resumed = pipeline.train_batches(_images(), batch_size=4, seed=1, start_step=start)
     assert _numbers(resumed, 3) == whole[start:]
+
+
+@pytest.mark.parametrize("make", [pipeline.train_batches, pipeline.class_batches])
+def test_super_batches_are_the_same_batches_stacked(make: Callable[..., Iterator]) -> None:
+    single = [batch["image"][0] for batch in islice(make(_images(), batch_size=2, seed=1), 7)]
+    stacked = make(_images(), batch_size=2, seed=1, start_step=1, steps_per_call=3)
+    for start, batch in zip((1, 4), stacked, strict=False):
+        np.testing.assert_array_equal(batch["image"], np.stack(single[start : start + 3]))
 
 
 def test_batches_larger_than_the_set_repeat_it() -> None:
@@ -73,8 +82,8 @@ def test_class_batches_hold_one_class_a_row_and_resume() -> None:
     images = _images()
     whole = list(islice(pipeline.class_batches(images, batch_size=3, seed=0), 5))
     for batch in whole:
-        assert batch["image"].shape == (4, 3, 8, 8, 3)
-        numbers = batch["image"][..., 0, 0, 0]
+        assert batch["image"].shape == (1, 4, 3, 8, 8, 3)
+        numbers = batch["image"][0, ..., 0, 0, 0]
         np.testing.assert_array_equal(images.label[numbers], np.arange(4)[:, None] + np.zeros(3))
     resumed = pipeline.class_batches(images, batch_size=3, seed=0, start_step=2)
     for expected, ours in zip(whole[2:], islice(resumed, 3), strict=True):
@@ -85,7 +94,7 @@ def test_a_class_is_shuffled_by_itself() -> None:
     """More images of another class change nothing, as in a run of one class alone."""
     few, many = (_images((5, 3, 2, number)) for number in (4, 9))
     ours, theirs = (
-        next(pipeline.class_batches(images, batch_size=4, seed=0))["image"][0]
+        next(pipeline.class_batches(images, batch_size=4, seed=0))["image"][0, 0]
         for images in (few, many)
     )
     np.testing.assert_array_equal(ours, theirs)

@@ -118,19 +118,21 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    steps_per_call: int = 1,
     balanced: bool = False,
 ) -> Iterator[Batch]:
-    """Yields shuffled batches without end.
+    """Yields shuffled super-batches without end: K batches each, with a leading axis.
 
     Args:
       images: what to draw from, real and generated alike.
       batch_size: images of a batch.
       seed: same seed, same batches.
       start_step: index of the first batch to yield.
+      steps_per_call: K; the stream of batches is the same for any.
       balanced: give every class the same share, by repetition.
 
     Yields:
-      `image` [B, S, S, 3] uint8 and `label` [B] int32.
+      `image` [K, B, S, S, 3] uint8 and `label` [K, B] int32.
 
     Raises:
       DermaganError: when there are no images.
@@ -145,22 +147,28 @@ def train_batches(
         start_step=start_step,
         balanced=balanced,
     )
-    return _gathered(images, indices, (batch_size,))
+    return _gathered(images, indices, (batch_size,), steps_per_call)
 
 
 def class_batches(
-    images: LabelledImages, *, batch_size: int, seed: int, start_step: int = 0
+    images: LabelledImages,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    steps_per_call: int = 1,
 ) -> Iterator[Batch]:
-    """Yields batches with a leading class axis, each class shuffled by itself without end.
+    """Yields super-batches whose batches have a class axis, each class shuffled by itself.
 
     Args:
       images: the training images.
       batch_size: images of each class in a batch.
       seed: same seed, same batches.
       start_step: index of the first batch to yield.
+      steps_per_call: K; the stream of batches is the same for any.
 
     Yields:
-      `image` [4, B, S, S, 3] uint8, in label order.
+      `image` [K, 4, B, S, S, 3] uint8, classes in label order.
 
     Raises:
       DermaganError: when a class has no images.
@@ -184,7 +192,7 @@ def class_batches(
         for parts in zip(*streams, strict=True):
             yield np.stack([each[part] for each, part in zip(members, parts, strict=True)])
 
-    return _gathered(images, indices, (NUM_CLASSES, batch_size))
+    return _gathered(images, indices, (NUM_CLASSES, batch_size), steps_per_call)
 
 
 def eval_batches(images: LabelledImages, *, batch_size: int) -> Iterator[tuple[Batch, int]]:
@@ -207,12 +215,15 @@ def _class_seed(seed: int, label: int) -> int:
     return int(np.random.SeedSequence([seed, label]).generate_state(1, np.uint64)[0])
 
 
-def _gathered(images: LabelledImages, indices: object, shape: tuple[int, ...]) -> Iterator[Batch]:
-    """Turns a stream of indices into batches, gathered ahead of time on tf.data's threads."""
+def _gathered(
+    images: LabelledImages, indices: object, shape: tuple[int, ...], steps_per_call: int
+) -> Iterator[Batch]:
+    """Turns a stream of indices into super-batches, gathered ahead of time on tf.data's threads."""
     image, label = tf.constant(images.image), tf.constant(images.label)
     dataset = tf.data.Dataset.from_generator(
         indices, output_signature=tf.TensorSpec(shape, tf.int64)
     )
+    dataset = dataset.batch(steps_per_call, drop_remainder=True)
     dataset = dataset.map(
         lambda index: {"image": tf.gather(image, index), "label": tf.gather(label, index)},
         num_parallel_calls=1,

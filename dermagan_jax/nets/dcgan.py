@@ -6,6 +6,8 @@ from functools import partial
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from dermagan_jax.nets import layers
 
@@ -18,7 +20,7 @@ def _num_doublings(image_size: int) -> int:
     return doublings
 
 
-def _batch_norm(train: bool, axis_name: str | None) -> partial[nn.BatchNorm]:
+def _batch_norm(train: bool, axis_name: str | None, dtype: DTypeLike) -> partial[nn.BatchNorm]:
     # Flax's momentum is one minus PyTorch's 0.1. Flax keeps the biased running variance, PyTorch
     # the unbiased one: a factor n / (n - 1), n = batch x pixels.
     return partial(
@@ -27,6 +29,7 @@ def _batch_norm(train: bool, axis_name: str | None) -> partial[nn.BatchNorm]:
         momentum=0.9,
         epsilon=1e-5,
         axis_name=axis_name,
+        dtype=dtype,
     )
 
 
@@ -40,6 +43,7 @@ class Generator(nn.Module):
       width: channels of the last hidden map.
       image_size: side of the image in pixels, 4 times a power of two.
       axis_name: mapped axis over which BatchNorm shares its statistics (pmap, shard_map).
+      dtype: what the layers compute in; parameters and statistics are float32.
 
     Source: the paper's generator table; initialisation is PyTorch's default, as in the notebooks.
     """
@@ -47,6 +51,7 @@ class Generator(nn.Module):
     width: int = 64
     image_size: int = 64
     axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
@@ -60,16 +65,17 @@ class Generator(nn.Module):
           [B, image_size, image_size, 3] float32 in [-1, 1].
         """
         doublings = _num_doublings(self.image_size)
-        norm = _batch_norm(train, self.axis_name)
+        norm = _batch_norm(train, self.axis_name, self.dtype)
         channels = self.width << (doublings - 1)
         # A 4x4 transposed convolution of a 1x1 map is a matrix product.
         shape = (4, 4, z.shape[-1], channels)
         kernel = self.param("kernel", layers.torch_conv_transpose_init, shape)
-        x = z @ kernel.transpose(2, 0, 1, 3).reshape(z.shape[-1], -1)
+        matrix = kernel.transpose(2, 0, 1, 3).reshape(z.shape[-1], -1)
+        x = z.astype(self.dtype) @ matrix.astype(self.dtype)
         x = nn.relu(norm()(x.reshape(-1, 4, 4, channels)))
         for step in range(1, doublings):
             x = nn.relu(norm()(layers.ConvUp(channels >> step)(x)))
-        return nn.tanh(layers.ConvUp(3)(x))
+        return nn.tanh(layers.ConvUp(3)(x).astype(jnp.float32))
 
 
 class Discriminator(nn.Module):
@@ -80,6 +86,7 @@ class Discriminator(nn.Module):
     Attributes:
       width: channels of the first hidden map.
       axis_name: mapped axis over which BatchNorm shares its statistics (pmap, shard_map).
+      dtype: what the layers compute in; parameters and statistics are float32.
 
     Source: the paper's discriminator table. The paper ends in a sigmoid; here it belongs to the
     loss, which is the same function and stable.
@@ -87,6 +94,7 @@ class Discriminator(nn.Module):
 
     width: int = 64
     axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
@@ -99,11 +107,11 @@ class Discriminator(nn.Module):
         Returns:
           [B] float32 logits of "real".
         """
-        norm = _batch_norm(train, self.axis_name)
-        x = image
+        norm = _batch_norm(train, self.axis_name, self.dtype)
+        x = image.astype(self.dtype)
         for step in range(_num_doublings(image.shape[1])):
             x = norm()(layers.ConvDown(self.width << step)(x))
             x = nn.leaky_relu(x, negative_slope=0.2)
         # A 4x4 convolution of a 4x4 map to one channel is a matrix product.
         kernel = self.param("kernel", layers.torch_conv_init, (4, 4, x.shape[-1], 1))
-        return (x.reshape(x.shape[0], -1) @ kernel.reshape(-1, 1))[:, 0]
+        return (x.reshape(x.shape[0], -1).astype(jnp.float32) @ kernel.reshape(-1, 1))[:, 0]

@@ -1,0 +1,80 @@
+"""Writes the figures of `results.json` into docs/performance.md, between its markers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.turns import ROOT
+
+DOCUMENT = ROOT / "docs" / "performance.md"
+_BEGIN, _END = "<!-- figures: made by `make bench` -->", "<!-- end of figures -->"
+
+
+def write(results: Mapping[str, Any]) -> None:
+    """Replaces what stands between the document's markers."""
+    before, _, rest = DOCUMENT.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    DOCUMENT.write_text(f"{before}{_BEGIN}\n\n{_render(results)}\n{_END}{after}")
+
+
+def _render(results: Mapping[str, Any]) -> str:
+    machine = results["machine"]
+    compared = {name: found for name, found in results.items() if "ratio" in found}
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, "
+        f"{_versions(compared)}. Medians; in brackets the lowest and the highest turn.",
+        "",
+        "| unit of work | ours, ms | fastest peer, ms | ratio | target |",
+        "|---|---|---|---|---|",
+        *(_row(found) for found in compared.values()),
+        "",
+        "| every side, ms | peak memory, MiB |",
+        "|---|---|",
+        *(line for found in compared.values() for line in _sides(found)),
+        "",
+        "| from nothing to the first step, s | import | cold | warm cache |",
+        "|---|---|---|---|",
+        *(
+            f"| {name.removeprefix('startup_').replace('_', ' ')} | {_pair(found['import_s'])} | "
+            f"{_pair(found['cold_first_step_s'])} | {_pair(found['warm_first_step_s'])} |"
+            for name, found in results.items()
+            if name.startswith("startup_")
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _versions(compared: Mapping[str, Any]) -> str:
+    found: dict[str, str] = {}
+    for case in compared.values():
+        for side in case["sides"].values():
+            found |= side["versions"]
+    return ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
+
+
+def _row(found: Mapping[str, Any]) -> str:
+    ours, peer = found["sides"]["dermagan_jax"], found["sides"][found["fastest_peer"]]
+    low, high = found["ratio_range"]
+    target = "" if found["target"] is None else f"≤ {found['target']}"
+    return (
+        f"| {found['unit']} | {_timing(ours)} | {_timing(peer)}, {found['fastest_peer']} | "
+        f"{found['ratio']:.2f} ({low:.2f} to {high:.2f}) | {target} |"
+    )
+
+
+def _sides(found: Mapping[str, Any]) -> list[str]:
+    return [
+        f"| {found['unit']}: {name} {_timing(side)} | {side['peak_mib']:,} |"
+        for name, side in found["sides"].items()
+    ]
+
+
+def _timing(side: Mapping[str, Any]) -> str:
+    low, high = side["range_ms"]
+    return f"{side['median_ms']:,.1f} ({low:,.1f} to {high:,.1f})"
+
+
+def _pair(figure: Mapping[str, Any]) -> str:
+    low, high = figure["range"]
+    return f"{figure['median']:.1f} ({low:.1f} to {high:.1f})"

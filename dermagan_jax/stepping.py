@@ -1,0 +1,114 @@
+"""The loop that both trainers share: many steps a call, metrics read while the next call runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.parallel import Steps
+from dermagan_jax.profiling import Tracer
+
+# A step of a small network takes an accelerator less time than Python takes to ask for it.
+ACCELERATOR_STEPS_PER_CALL = 32
+
+
+def steps_per_call(asked: int) -> int:
+    """Returns `asked`, or where it is 0 what suits the platform: 1 on CPUs, more elsewhere.
+
+    Raises:
+      DermaganError: when it is negative.
+    """
+    if asked < 0:
+        raise DermaganError(
+            f"config.steps_per_call is {asked}; give a number from 1, or 0 for auto"
+        )
+    if asked:
+        return asked
+    return 1 if jax.default_backend() == "cpu" else ACCELERATOR_STEPS_PER_CALL
+
+
+def pieces(
+    base: int, size: int, *, every: int, last: int, cuts: Iterable[int] = ()
+) -> Iterator[tuple[int, int]]:
+    """Cuts a super-batch where the state is needed: at the multiples of `every`, and at the end.
+
+    Args:
+      base: steps done before the super-batch.
+      size: batches in it.
+      every: the state is needed when this many steps, or a multiple, are done.
+      last: the run's last step.
+      cuts: further numbers of steps to cut at.
+
+    Yields:
+      The first batch and the end of each piece, counted within the super-batch.
+    """
+    done, end = base, min(base + size, last)
+    while done < end:
+        stop = min(done + every - done % every, end, *(cut for cut in cuts if cut > done))
+        yield done - base, stop - base
+        done = stop
+
+
+def drive(
+    steps: Steps,
+    state: Any,
+    superbatches: Iterable[Any],
+    *,
+    start: int,
+    last: int,
+    size: int,
+    every: int,
+    on_metrics: Callable[[int, Mapping[str, np.ndarray]], None],
+    on_state: Callable[[int, Any], None],
+    tracer: Tracer,
+) -> Any:
+    """Trains from step `start` to step `last`.
+
+    The metrics of a call are fetched after the next call was made, so that the device works while
+    the host reads; those of all steps up to a state are handed over before it.
+
+    Args:
+      steps: from `parallel.compile_steps`.
+      state: the state after `start` steps.
+      superbatches: from step `start` on, `size` batches each.
+      start: steps done.
+      last: the last step.
+      size: batches of a super-batch.
+      every: see `pieces`.
+      on_metrics: called with a step's number and its metrics.
+      on_state: called with the number of steps done and the state, which the next call gives away.
+      tracer: traces some of the steps.
+
+    Returns:
+      The state after the last step.
+    """
+    waiting: tuple[int, int, int, Mapping[str, jax.Array]] | None = None
+
+    def hand_over() -> None:
+        nonlocal waiting
+        if waiting is None:
+            return
+        base, low, high, metrics = waiting
+        waiting = None
+        fetched = jax.device_get(metrics)
+        for index in range(low, high):
+            row = {name: values[index] for name, values in fetched.items()}
+            on_metrics(base + index + 1, row)
+
+    for base, batches in zip(range(start, last, size), superbatches, strict=False):
+        for low, high in pieces(base, size, every=every, last=last, cuts=tracer.cuts):
+            tracer.before(base + low)
+            state, metrics = steps(state, batches, base, low, high)
+            tracer.after(base + high, metrics)
+            hand_over()
+            waiting = (base, low, high, metrics)
+            done = base + high
+            if done % every == 0 or done == last:
+                hand_over()
+                on_state(done, state)
+    tracer.close()
+    return state

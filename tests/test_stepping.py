@@ -1,0 +1,92 @@
+"""Many steps a call: the same steps, cut where the state is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dermagan_jax import parallel, profiling, stepping
+from dermagan_jax.errors import DermaganError
+
+NUM_STEPS = 11
+EVERY = 4
+
+
+def _batches(start: int, size: int) -> list[dict[str, np.ndarray]]:
+    """Super-batches of batches of four numbers each, from step `start` on."""
+    values = np.arange(4 * 40, dtype=np.float32).reshape(40, 4)
+    return [{"x": values[low : low + size]} for low in range(start, NUM_STEPS, size)]
+
+
+def _step(state: jax.Array, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    """Order matters: the state is scaled by noise, then moved by the batch."""
+    state = state * jax.random.uniform(key) + jnp.sin(batch["x"]).mean()
+    return state, {"mean": batch["x"].mean(), "state": state}
+
+
+def _drive(size: int, start: int = 0, state: float = 1.0) -> tuple[float, list, list]:
+    key_of = lambda step: jax.random.fold_in(jax.random.key(0), step)  # noqa: E731
+    mesh = parallel.make_mesh(4)
+    rows, states = [], []
+    final = stepping.drive(
+        parallel.compile_steps(_step, key_of, mesh),
+        parallel.replicate(jnp.float32(state), mesh),
+        _batches(start, size),
+        start=start,
+        last=NUM_STEPS,
+        size=size,
+        every=EVERY,
+        on_metrics=lambda step, row: rows.append((step, float(row["mean"]), float(row["state"]))),
+        on_state=lambda step, state: states.append((step, float(state), len(rows))),
+        tracer=profiling.Tracer(None, Path("nowhere")),
+    )
+    return float(final), rows, states
+
+
+def test_any_number_of_steps_a_call_gives_the_same_run_bit_for_bit() -> None:
+    final, rows, states = _drive(1)
+    assert [step for step, *_ in rows] == list(range(1, NUM_STEPS + 1))
+    assert [mean for _, mean, _ in rows] == [4 * step + 1.5 for step in range(NUM_STEPS)]
+    assert [step for step, *_ in states] == [4, 8, 11]
+    for size in (2, 3, 4, 7, 11, 20):
+        assert _drive(size) == (final, rows, states)
+
+
+def test_the_metrics_of_all_steps_before_a_state_come_before_it() -> None:
+    for size in (1, 3, 20):
+        _, rows, states = _drive(size)
+        assert [count for *_, count in states] == [4, 8, 11]
+        for step, state, _ in states:
+            assert rows[step - 1][2] == state
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_run_that_goes_on_ends_the_same(size: int) -> None:
+    final, rows, states = _drive(1)
+    resumed = _drive(size, start=4, state=states[0][1])
+    assert resumed[0] == final
+    assert resumed[1] == rows[4:]
+
+
+def test_a_finished_run_calls_nothing() -> None:
+    assert _drive(3, start=NUM_STEPS, state=2.0) == (2.0, [], [])
+
+
+def test_pieces_by_hand() -> None:
+    assert list(stepping.pieces(6, 7, every=5, last=12)) == [(0, 4), (4, 6)]
+    assert list(stepping.pieces(0, 4, every=10, last=100)) == [(0, 4)]
+    assert list(stepping.pieces(8, 4, every=4, last=12)) == [(0, 4)]
+    assert list(stepping.pieces(0, 6, every=4, last=6, cuts=(1, 4, 5))) == [
+        *((0, 1), (1, 4), (4, 5), (5, 6))
+    ]
+
+
+def test_zero_suits_the_platform_and_less_is_refused() -> None:
+    assert stepping.steps_per_call(0) == 1
+    assert stepping.steps_per_call(5) == 5
+    with pytest.raises(DermaganError, match="steps_per_call is -1"):
+        stepping.steps_per_call(-1)
