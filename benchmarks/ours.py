@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dermagan_jax import augmentation, classifier, gan, parallel, state
+from dermagan_jax import augmentation, classifier, gan, memory, parallel, state
 from dermagan_jax.data import pipeline, prepared
 from dermagan_jax.nets import dcgan
 from dermagan_jax.nets.lesion_cnn import LesionCNN
+
+memory.keep_freed_memory()  # As the training scripts do.
 
 Work = Callable[[int], Any]
 

@@ -169,9 +169,10 @@ def _add_split_options(parser: argparse.ArgumentParser) -> None:
 # Each command imports what it needs: `dermagan --help` should not wait for JAX and TensorFlow.
 
 
-def _keep_programs(options: argparse.Namespace) -> None:
-    from dermagan_jax import compilation
+def _ready_jax(options: argparse.Namespace) -> None:
+    from dermagan_jax import compilation, memory
 
+    memory.keep_freed_memory()
     if not options.no_compilation_cache:
         compilation.keep_programs()
 
@@ -179,7 +180,7 @@ def _keep_programs(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from dermagan_jax import demo
 
-    _keep_programs(options)
+    _ready_jax(options)
     demo.run(options.out.expanduser(), seed=options.seed, short=options.short)
 
 
@@ -193,7 +194,7 @@ def _download(options: argparse.Namespace) -> None:
 def _generate(options: argparse.Namespace) -> None:
     from dermagan_jax import synthesis
 
-    _keep_programs(options)
+    _ready_jax(options)
     trained = synthesis.load_gan(options.gan.expanduser(), step=options.step)
     generated = synthesis.generate(trained, per_class=options.per_class, seed=options.seed)
     synthesis.write_folder(generated, options.out.expanduser())

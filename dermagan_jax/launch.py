@@ -9,7 +9,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from dermagan_jax import compilation, console, profiling
+from dermagan_jax import compilation, console, memory, profiling
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe, such as configs/RECIPE.py:paper; see the file for its fields."
@@ -39,6 +39,7 @@ def run(train: Callable[..., dict[str, Any]], show: Callable[[dict[str, Any], st
         if len(argv) > 1:
             raise app.UsageError(f"unknown argument {argv[1]!r}; values are given as --flag=VALUE")
         workdir, profile = console.folder(_WORKDIR.value), profiling.parse(_PROFILE.value)
+        memory.keep_freed_memory()
         if _COMPILATION_CACHE.value:
             compilation.keep_programs()
         show(train(_CONFIG.value, workdir, profile=profile), _WORKDIR.value)

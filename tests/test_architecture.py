@@ -21,7 +21,7 @@ LAYERS = (
     ("train_gan", "train_classifier", "cli", "__main__", "demo"),
     ("study",),
     ("gan_trainer", "classifier_trainer", "launch"),
-    ("data", "checkpoints", "compilation", "console", "synthesis", "workdir", "writers"),
+    ("data", "checkpoints", "compilation", "console", "memory", "synthesis", "workdir", "writers"),
     ("gan", "classifier"),
     ("state", "parallel", "stepping", "profiling"),
     ("nets", "losses", "augmentation", "metrics", "figures", "alarms"),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dermagan_jax.lesions import NUM_CLASSES
-from dermagan_jax.nets import layers
+from dermagan_jax.nets import layers, stride_one
 
 
 class LesionCNN(nn.Module):
@@ -43,7 +43,7 @@ class LesionCNN(nn.Module):
         # ReLU and maximum commute: pooling first leaves ReLU a smaller map.
         x = nn.relu(layers.PointwiseConvPool(60)(image.astype(self.dtype)))
         x = layers.ConvValid(50, window=3)(x)
-        x = nn.relu(layers.max_pool(x, 5))
+        x = nn.relu(stride_one.max_pool(x, 5))
         x = x.reshape(x.shape[0], -1)
         for features in (256, 128):
             x = nn.relu(nn.Dense(features, kernel_init=init, dtype=self.dtype)(x))
