@@ -24,7 +24,7 @@ from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 from dermagan_jax.nets import dcgan
-from dermagan_jax.nets.precision import find_precision
+from dermagan_jax.nets.precision import Precision, find_precision
 
 # Batches are always of this size, cut at the end: an image's bytes may depend on its batch's size.
 BATCH_SIZE = 64
@@ -117,8 +117,13 @@ def make_generator(config: Mapping[str, Any]) -> nn.Module:
     return dcgan.Generator(
         width=model["width"],
         image_size=model["image_size"],
-        dtype=find_precision(config["precision"]).dtype,
+        dtype=_precision(config).dtype,
     )
+
+
+def _precision(config: Mapping[str, Any]) -> Precision:
+    # Checkpoints from before there was a choice are float32.
+    return find_precision(config.get("precision", "float32"))
 
 
 def load_gan(workdir: Path, *, step: int | None = None) -> TrainedGan:
@@ -184,7 +189,7 @@ def generate(trained: TrainedGan, *, per_class: Mapping[str, int] | int, seed: i
     counts = dict.fromkeys(CLASSES, per_class) if isinstance(per_class, int) else per_class
     if min(counts.values()) < 0 or not any(counts.values()):
         raise DermaganError(f"images per class is {per_class}; give a number above 0")
-    with find_precision(trained.provenance["config"]["precision"]).applied():
+    with _precision(trained.provenance["config"]).applied():
         parts = [
             part
             for label, name in enumerate(CLASSES)
