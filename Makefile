@@ -6,8 +6,10 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 BENCH_ARGS ?=
+# On Linux, --extra-index-url=URL of the index with the CPU build of PyTorch saves gigabytes.
+BENCH_PIP_ARGS ?=
 # The environment of the programs that `make bench` compares with: 3 GB.
-PEERS := .venv-peers
+PEERS := $(VENV)/peers
 # An interpreter to use instead of the first fitting one on PATH: make PYTHON=/path/to/python3.12 test
 PYTHON ?=
 
@@ -44,8 +46,8 @@ bench: $(STAMP) $(PEERS)/.installed  ## compare the speed with PyTorch's and Ker
 
 $(PEERS)/.installed: benchmarks/requirements.txt
 	$(VENV)/bin/python -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --extra-index-url https://download.pytorch.org/whl/cpu -r benchmarks/requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(BENCH_PIP_ARGS) \
+	  -r benchmarks/requirements.txt
 	@touch $@
 
 format: $(STAMP)  ## mend what can be mended by itself

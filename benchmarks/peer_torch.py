@@ -83,7 +83,7 @@ def gan_step(*, batch_size: int, channels_last: bool = False, compiled: bool = F
         g_opt.step()
         discriminator.requires_grad_(True)
         torch._foreach_lerp_(average, list(generator.parameters()), 0.001)
-        return float(d_loss), float(g_loss)
+        return d_loss.item(), g_loss.item()
 
     if compiled:
         generator.compile()
@@ -149,7 +149,7 @@ class _CnnStepper:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return float(loss), float((logits.argmax(1) == label).float().mean())
+        return loss.item(), (logits.argmax(1) == label).float().mean().item()
 
 
 def cnn_step(

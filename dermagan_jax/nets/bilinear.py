@@ -44,3 +44,16 @@ class Bilinear:
     def differentiate_by(self, rule: Callable[[Pair, jax.Array], Pair]) -> None:
         """Sets the rule (operands, cotangent) to (gradient for a, gradient for b)."""
         self._form.defvjp(lambda a, b: (self(a, b), (a, b)), rule)
+
+
+def relate(value: Bilinear, *, for_input: Bilinear, for_kernel: Bilinear) -> None:
+    """Makes the three forms of one convolution each other's derivatives.
+
+    Args:
+      value: (x, kernel) to y.
+      for_input: (y, kernel) to the gradient of ⟨value(x, kernel), y⟩ for x.
+      for_kernel: (x, y) to its gradient for the kernel.
+    """
+    value.differentiate_by(lambda xk, y: (for_input(y, xk[1]), for_kernel(xk[0], y)))
+    for_input.differentiate_by(lambda yk, x: (value(x, yk[1]), for_kernel(x, yk[0])))
+    for_kernel.differentiate_by(lambda xy, k: (for_input(xy[1], k), value(xy[0], k)))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dermagan_jax.nets.bilinear import Bilinear, Pair
+from dermagan_jax.nets.bilinear import Bilinear, Pair, relate
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -99,27 +99,11 @@ def _conv_valid_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     )
 
 
-def _conv_valid_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
-    x, kernel = operands
-    return (
-        _conv_valid_input_gradient(cotangent, kernel),
-        _conv_valid_kernel_gradient(x, cotangent),
-    )
-
-
-def _conv_valid_input_gradient_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
-    y, kernel = operands
-    return conv_valid(cotangent, kernel), _conv_valid_kernel_gradient(cotangent, y)
-
-
-def _conv_valid_kernel_gradient_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
-    x, y = operands
-    return _conv_valid_input_gradient(y, cotangent), conv_valid(x, cotangent)
-
-
-conv_valid.differentiate_by(_conv_valid_vjp)
-_conv_valid_input_gradient.differentiate_by(_conv_valid_input_gradient_vjp)
-_conv_valid_kernel_gradient.differentiate_by(_conv_valid_kernel_gradient_vjp)
+relate(
+    conv_valid,
+    for_input=_conv_valid_input_gradient,
+    for_kernel=_conv_valid_kernel_gradient,
+)
 
 
 def max_pool(x: jax.Array, window: int) -> jax.Array:

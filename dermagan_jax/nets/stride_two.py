@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dermagan_jax.nets.bilinear import Bilinear, Pair
+from dermagan_jax.nets.bilinear import Bilinear, relate
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -171,21 +171,4 @@ def conv_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     return lax.platform_dependent(x, y, cpu=_cpu_kernel_gradient, default=_plain_kernel_gradient)
 
 
-def _conv_down_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
-    x, kernel = operands
-    return conv_up(cotangent, kernel), conv_kernel_gradient(x, cotangent)
-
-
-def _conv_up_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
-    y, kernel = operands
-    return conv_down(cotangent, kernel), conv_kernel_gradient(cotangent, y)
-
-
-def _conv_kernel_gradient_vjp(operands: Pair, cotangent: jax.Array) -> Pair:
-    x, y = operands
-    return conv_up(y, cotangent), conv_down(x, cotangent)
-
-
-conv_down.differentiate_by(_conv_down_vjp)
-conv_up.differentiate_by(_conv_up_vjp)
-conv_kernel_gradient.differentiate_by(_conv_kernel_gradient_vjp)
+relate(conv_down, for_input=conv_up, for_kernel=conv_kernel_gradient)
