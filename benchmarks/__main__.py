@@ -15,7 +15,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, data, startup, tables, turns
+from benchmarks import cases, data, roofline, startup, tables, turns
 
 RESULTS = turns.ROOT / "benchmarks" / "results.json"
 
@@ -76,6 +76,12 @@ def main() -> None:
             found = startup.measure(job, turns=flags.turns)
             record(f"startup_{job}", found)
             print(f"  {found}")
+    if flags.only in "roofline":
+        print("roofline: the machine's rates, and what the steps would take at them")
+        rates = roofline.machine_rates()
+        steps = {name: roofline.floors(name, rates) for name in roofline.STEPS}
+        record("roofline", {"rates": rates, "steps": steps})
+        print(f"  {rates}\n  {steps}")
     tables.write(results)
 
 

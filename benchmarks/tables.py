@@ -42,7 +42,27 @@ def _render(results: Mapping[str, Any]) -> str:
             if name.startswith("startup_")
         ),
     ]
+    if "roofline" in results:
+        lines += ["", *_roofline(results)]
     return "\n".join(lines) + "\n"
+
+
+def _roofline(results: Mapping[str, Any]) -> list[str]:
+    rates, steps = results["roofline"]["rates"], results["roofline"]["steps"]
+    lines = [
+        f"At full rate this machine multiplies {rates['gflops']:,.0f} GFLOP a second and copies "
+        f"{rates['gbytes_per_s']:.1f} GB a second (read and written).",
+        "",
+        "| step | GFLOP | GB moved | products alone, ms | copies alone, ms | measured, ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in steps.items():
+        measured = results[name]["sides"]["dermagan_jax"]["median_ms"] if name in results else 0.0
+        lines.append(
+            f"| {name.replace('_', ' ')} | {found['gflop']} | {found['gbytes']} | "
+            f"{found['product_floor_ms']:,} | {found['copy_floor_ms']:,} | {measured:,.1f} |"
+        )
+    return lines
 
 
 def _versions(compared: Mapping[str, Any]) -> str:

@@ -1,0 +1,71 @@
+"""How far a step is from what the machine could do: its arithmetic and its traffic at full rate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import ours
+
+MATRIX_SIDE = 2048
+COPY_FLOATS = 1 << 26
+
+# The jobs to look at, with the case whose measured time they are held against.
+STEPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gan_step_64": ("gan_step", {"batch_size": 64}),
+    "cnn_step_64": ("cnn_step", {"batch_size": 64, "policy": "none"}),
+}
+
+
+def _best_secs(function: Callable[[jax.Array], jax.Array], operand: jax.Array) -> float:
+    compiled = jax.jit(function)
+    compiled(operand).block_until_ready()
+    found = []
+    for _ in range(7):
+        start = time.perf_counter()
+        compiled(operand).block_until_ready()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def machine_rates() -> dict[str, float]:
+    """Measures this machine: `gflops`, a matrix product's, and `gbytes_per_s`, a copy's."""
+    matrix = jnp.ones((MATRIX_SIDE, MATRIX_SIDE))
+    product_secs = _best_secs(lambda a: a @ a, matrix)
+    copy_secs = _best_secs(lambda a: a + 1, jnp.ones(COPY_FLOATS))
+    return {
+        "gflops": round(2 * MATRIX_SIDE**3 / product_secs / 1e9, 1),
+        # Each float is read once and written once.
+        "gbytes_per_s": round(8 * COPY_FLOATS / copy_secs / 1e9, 1),
+    }
+
+
+def floors(name: str, rates: dict[str, float]) -> dict[str, float]:
+    """Counts a step's work and divides it by the machine's rates.
+
+    Args:
+      name: a key of `STEPS`.
+      rates: from `machine_rates`.
+
+    Returns:
+      `gflop`, as XLA's cost analysis counts it in the plain forms of the layers; `gbytes`, the same
+      in the program that runs here; `product_floor_ms` and `copy_floor_ms`, what they take at full
+      rate.
+    """
+    job, parameters = STEPS[name]
+    stepper = getattr(ours, job)(**parameters)
+    traced = stepper.steps.trace(stepper.state, next(stepper.superbatches), 0, 0, 1)
+    # A loop's body counts once: right for the loop over steps, of which there is one, and wrong for
+    # the loops within the CPU's forms. An accelerator's program has none.
+    gflop = traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"] / 1e9
+    gbytes = traced.lower().compile().cost_analysis()["bytes accessed"] / 1e9
+    return {
+        "gflop": round(gflop, 1),
+        "gbytes": round(gbytes, 2),
+        "product_floor_ms": round(1e3 * gflop / rates["gflops"], 1),
+        "copy_floor_ms": round(1e3 * gbytes / rates["gbytes_per_s"], 1),
+    }
