@@ -6,7 +6,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 BENCH_ARGS ?=
-# On Linux, --extra-index-url=URL of the index with the CPU build of PyTorch saves gigabytes.
+# What pip needs to find the CPU build of PyTorch, which saves gigabytes on Linux.
 BENCH_PIP_ARGS ?=
 # The environment of the programs that `make bench` compares with: 3 GB.
 PEERS := $(VENV)/peers
