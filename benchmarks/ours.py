@@ -116,7 +116,7 @@ def epoch(*, data_dir: str, batch_size: int, **_: Any) -> Work:
         for epoch in range(count):
             split = prepared.load_split(Path(data_dir), "train")
             images = pipeline.LabelledImages(split.image, split.label)
-            stepper.batches = pipeline.train_batches(images, batch_size=batch_size, seed=epoch)
+            stepper.superbatches = pipeline.train_batches(images, batch_size=batch_size, seed=epoch)
             stepper(len(images) // batch_size)
 
     return work
