@@ -3,7 +3,7 @@ r"""Compares this project's speed with its peers' on this machine: `make bench`.
     python -m benchmarks --peers-python=.venv/peers/bin/python [--only=gan_step] [--turns=5]
 
 Writes benchmarks/results.json after each case and the tables of docs/performance.md at the end.
-A case is run again only when it is named, or when results.json lacks it.
+The figures of cases that are not run stay as they are.
 """
 
 from __future__ import annotations

@@ -86,8 +86,10 @@ def epoch(data_dir: Path, class_folders: Path, num_images: int) -> Case:
             "class_folders": str(class_folders),
         },
         peers=(
-            Side("PyTorch, 2 loader processes", "peer_torch", {"workers": 2}),
-            Side("PyTorch, no loader process", "peer_torch", {"workers": 0}),
+            *(
+                Side(f"PyTorch, {workers} loader processes", "peer_torch", {"workers": workers})
+                for workers in (0, 2)
+            ),
         ),
         unit=f"an epoch of {num_images:,} images from disk, batch {batch_size}",
         units=1,
