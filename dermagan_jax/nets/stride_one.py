@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dermagan_jax.nets import winograd
 from dermagan_jax.nets.bilinear import Bilinear, Pair, relate
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -42,10 +43,16 @@ def _wide_conv(x: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
 
 
 def _cpu_valid(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    taps, channels = kernel.shape[1:3]
+    output = (x.shape[1] - taps + 1, x.shape[2] - taps + 1)
+    if winograd.suits(output, channels, taps):
+        return winograd.conv(x, kernel)
     return _wide_conv(x, kernel, 0)
 
 
 def _cpu_valid_input_gradient(y: jax.Array, kernel: jax.Array) -> jax.Array:
+    if winograd.suits(y.shape[1:3], kernel.shape[2], len(kernel)):
+        return winograd.conv_input_gradient(y, kernel)
     # Without the barrier XLA folds both moves into the convolution: a form 20 times slower.
     flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
     return _wide_conv(y, flipped, kernel.shape[0] - 1)
@@ -53,6 +60,8 @@ def _cpu_valid_input_gradient(y: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _cpu_valid_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     """Sums over parts of the batch that stay in the cache."""
+    if winograd.suits(y.shape[1:3], x.shape[3], x.shape[1] - y.shape[1] + 1):
+        return winograd.conv_kernel_gradient(x, y)
     size = next(size for size in (4, 3, 2, 1) if len(x) % size == 0)
     parts = tuple(part.reshape(-1, size, *part.shape[1:]) for part in (x, y))
     return lax.map(lambda part: _row_products(*part), parts).sum(axis=0)

@@ -9,12 +9,11 @@ all orders of derivative follow. On accelerators the plain convolution is the fa
 
 from __future__ import annotations
 
-from functools import reduce
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dermagan_jax.nets import winograd
 from dermagan_jax.nets.bilinear import Bilinear, relate
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -47,29 +46,6 @@ def _plain_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     )
 
 
-# On a CPU, a small map with many channels is fastest as one product with a matrix of patches; a
-# large one, whose patches would fill the memory, by XLA's own convolution.
-_LARGEST_PATCHED_SIDE = 8
-
-
-def _patches(x: jax.Array) -> jax.Array:
-    """Gathers the 4x4 window of each output of `conv_down`: [B, 2H, 2W, C] to [B, H, W, 16 · C]."""
-    _, height, width, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    taps = [
-        padded[:, row : row + height : 2, column : column + width : 2]
-        for row in range(4)
-        for column in range(4)
-    ]
-    return jnp.concatenate(taps, axis=-1)
-
-
-def _cpu_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    if x.shape[1] > 2 * _LARGEST_PATCHED_SIDE:
-        return _plain_conv(x, kernel)
-    return _patches(x) @ kernel.reshape(-1, kernel.shape[-1])
-
-
 def _to_blocks(x: jax.Array) -> jax.Array:
     """Moves the padded image's 2x2 squares to channels: [B, 2H, 2W, C] to [B, H+1, W+1, 4 · C]."""
     batch, height, width, channels = x.shape
@@ -92,40 +68,51 @@ def _block_kernel(kernel: jax.Array) -> jax.Array:
     return split.reshape(2, 2, 4 * channels, features)
 
 
-_BLOCK_TAPS = ((0, 0), (0, 1), (1, 0), (1, 1))
+def _from_block_kernel(taps: jax.Array) -> jax.Array:
+    """Joins (tap, phase) to a kernel axis: the inverse of `_block_kernel`."""
+    channels, features = taps.shape[2] // 4, taps.shape[3]
+    split = taps.reshape(2, 2, 2, 2, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return split.reshape(4, 4, channels, features)
+
+
+def _suits_winograd(y: jax.Array, channels: int) -> bool:
+    return winograd.suits(y.shape[1:3], 4 * channels, taps=2)
+
+
+def _cpu_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    _, height, width, channels = x.shape
+    if winograd.suits((height // 2, width // 2), 4 * channels, taps=2):
+        return winograd.conv(_to_blocks(x), _block_kernel(kernel))
+    return _plain_conv(x, kernel)
 
 
 def _cpu_transpose(y: jax.Array, kernel: jax.Array) -> jax.Array:
     """The transpose as a convolution of 2x2 blocks, whose channels are the four output phases."""
     taps = _block_kernel(kernel)
-    if y.shape[1] > _LARGEST_PATCHED_SIDE:
-        flipped = taps[::-1, ::-1].swapaxes(2, 3)
-        blocks = lax.conv_general_dilated(
-            y, flipped, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT
-        )
-        return _from_blocks(blocks)
-    spread = jnp.einsum("bhwf,rscf->bhwrsc", y, taps)
-    shifted = (
-        jnp.pad(
-            spread[:, :, :, row, column], ((0, 0), (row, 1 - row), (column, 1 - column), (0, 0))
-        )
-        for row, column in _BLOCK_TAPS
+    if _suits_winograd(y, kernel.shape[2]):
+        return _from_blocks(winograd.conv_input_gradient(y, taps))
+    flipped = taps[::-1, ::-1].swapaxes(2, 3)
+    blocks = lax.conv_general_dilated(
+        y, flipped, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT
     )
-    return _from_blocks(reduce(jnp.add, shifted))
+    return _from_blocks(blocks)
 
 
 def _cpu_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """One matrix product a tap of the 2x2 blocks: four times as wide as a tap of the image."""
-    _, height, width, features = y.shape
     blocks = _to_blocks(x)
+    if _suits_winograd(y, x.shape[-1]):
+        return _from_block_kernel(winograd.conv_kernel_gradient(blocks, y))
+    # One matrix product a tap of the 2x2 blocks: four times as wide as a tap of the image.
+    _, height, width, features = y.shape
     flat = y.reshape(-1, features)
     taps = [
-        blocks[:, row : row + height, column : column + width].reshape(len(flat), -1).T @ flat
-        for row, column in _BLOCK_TAPS
+        [
+            blocks[:, row : row + height, column : column + width].reshape(len(flat), -1).T @ flat
+            for column in (0, 1)
+        ]
+        for row in (0, 1)
     ]
-    channels = x.shape[-1]
-    split = jnp.stack(taps).reshape(2, 2, 2, 2, channels, features).transpose(0, 2, 1, 3, 4, 5)
-    return split.reshape(4, 4, channels, features)
+    return _from_block_kernel(jnp.stack([jnp.stack(line) for line in taps]))
 
 
 @Bilinear
