@@ -7,8 +7,9 @@ written beside the last and renamed when whole, so that a crash leaves the last 
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,6 @@ class Checkpoints:
                 read_only=read_only,
                 best_fn=(lambda metrics: metrics[best_metric]) if best_metric else None,
                 best_mode="min",
-                enable_async_checkpointing=False,
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -71,19 +71,39 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
     def latest_step(self) -> int | None:
         """Returns the step of the last whole checkpoint, or None."""
-        return self._manager.latest_step()
+        return self._finished().latest_step()
 
     def best_step(self) -> int | None:
         """Returns the step where the best metric is lowest, or None."""
-        return self._manager.best_step()
+        return self._finished().best_step()
 
     def steps(self) -> list[int]:
         """Returns the steps of all whole checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
+        return sorted(self._finished().all_steps())
+
+    def _finished(self) -> ocp.CheckpointManager:
+        """Waits until the last checkpoint is whole."""
+        with self._writing():
+            self._manager.wait_until_finished()
+        return self._manager
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        # TensorStore raises ValueError for what the system answers to it.
+        except (OSError, ValueError) as error:
+            full = "No space left on device" in str(error)
+            reason = "No space left on device" if full else str(error).splitlines()[0][:200]
+            raise DermaganError(
+                f"{self._folder}: a checkpoint cannot be written ({reason}); free some space and "
+                "run the same command again, which goes on from the one before"
+            ) from error
 
     def save(
         self,
@@ -96,6 +116,9 @@ class Checkpoints:
     ) -> None:
         """Saves a checkpoint, unless one of this step is there already.
 
+        Waits for the one before, and returns while this one is written; the state may be given
+        away, since JAX keeps buffers that are still being read.
+
         Args:
           step: updates done.
           state: what training goes on from.
@@ -107,19 +130,13 @@ class Checkpoints:
           DermaganError: when the disk does not take it.
         """
         # Orbax answers False, silently, for a step that exists.
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
         items = {"state": ocp.args.StandardSave(state), "config": ocp.args.JsonSave(dict(config))}
         if generator is not None:
             items["generator"] = ocp.args.StandardSave(generator)
-        try:
+        with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
-            self._manager.wait_until_finished()
-        except OSError as error:
-            raise DermaganError(
-                f"{self._folder}: checkpoint {step} cannot be written ({error.strerror}); free "
-                "some space and run the same command again, which goes on from the one before"
-            ) from error
 
     def resume(self, first: Any) -> Any:
         """Restores the state of the last whole checkpoint; returns `first` where there is none."""
@@ -182,5 +199,5 @@ def _preservation(keep: int, best_metric: str | None) -> policies.PreservationPo
 
 
 def _quiet_orbax() -> None:
-    """Keeps Orbax's notes on its options out of the console; its errors stay."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Keeps Orbax's notes out of the console, and its errors too, which it raises as well."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)

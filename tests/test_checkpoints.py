@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import chex
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -42,6 +43,43 @@ def test_a_step_is_saved_once(tmp_path: Path) -> None:
         checkpoints.save(1, state=STATE, config=CONFIG)
         checkpoints.save(1, state={**STATE, "step": jnp.asarray(9)}, config=CONFIG)
         assert int(checkpoints.restore_state(STATE, 1)["step"]) == 3
+
+
+def test_what_is_saved_is_the_state_of_that_moment(tmp_path: Path) -> None:
+    """A step that gives its buffers away cannot change what is still being written."""
+    step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    state = {"w": jnp.zeros((512, 1024))}
+    with Checkpoints(tmp_path, keep=4) as checkpoints:
+        for index in range(4):
+            checkpoints.save(index, state=state, config=CONFIG)
+            state = step(state)
+        for index in range(4):
+            found = checkpoints.restore_state(state, index)
+            chex.assert_trees_all_equal(found, {"w": jnp.full((512, 1024), float(index))})
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (ValueError("RESOURCE_EXHAUSTED: x: No space left on device [28]"), r"\(No space left"),
+        (OSError(30, "Read-only file system"), "Read-only file system"),
+    ],
+)
+def test_a_disk_that_does_not_take_it_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state=STATE, config=CONFIG)
+        assert checkpoints.steps() == [1]
+        monkeypatch.setattr(checkpoints._manager, "save", fail)
+        with pytest.raises(DermaganError, match=rf"checkpoints: .*{reason}.*free some space"):
+            checkpoints.save(2, state=STATE, config=CONFIG)
+        monkeypatch.undo()
+        assert checkpoints.latest_step() == 1
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
