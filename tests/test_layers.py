@@ -22,15 +22,16 @@ from dermagan_jax.nets.lesion_cnn import LesionCNN
 GOLDEN = Path(__file__).parent / "golden" / "layers.npz"
 
 # [side of the large map, its channels, channels of the small map].
-# The fourth and the fifth have the channels for Winograd's form, the fifth no even output.
+# The fourth and the fifth have the channels for Winograd's form, and at a batch of 12 the tiles;
+# the fifth has no even output.
 SHAPES = [(20, 3, 8), (16, 4, 4), (2, 1, 7), (8, 16, 32), (6, 16, 5)]
 
 
 def _operands(side: int, channels: int, features: int) -> dict[str, jax.Array]:
     keys = jax.random.split(jax.random.key(0), 3)
     return {
-        "x": jax.random.normal(keys[0], (2, side, side, channels)),
-        "y": jax.random.normal(keys[1], (2, side // 2, side // 2, features)),
+        "x": jax.random.normal(keys[0], (12, side, side, channels)),
+        "y": jax.random.normal(keys[1], (12, side // 2, side // 2, features)),
         "kernel": jax.random.normal(keys[2], (4, 4, channels, features)),
     }
 

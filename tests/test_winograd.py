@@ -72,16 +72,17 @@ def test_products_are_saved(taps: int, points: int) -> None:
 @pytest.mark.parametrize(
     ("output", "channels", "taps", "expected"),
     [
-        ((4, 6), 64, 2, True),
-        ((4, 6), 64, 3, True),
-        ((5, 6), 64, 2, False),
-        ((4, 7), 64, 2, False),
-        ((4, 6), 12, 2, False),
-        ((4, 6), 64, 5, False),
+        ((8, 4, 6), 64, 2, True),
+        ((8, 4, 6), 64, 3, True),
+        ((7, 4, 6), 64, 3, False),
+        ((8, 5, 6), 64, 2, False),
+        ((8, 4, 7), 64, 2, False),
+        ((8, 4, 6), 12, 2, False),
+        ((8, 4, 6), 64, 5, False),
     ],
 )
 def test_what_it_suits(
-    output: tuple[int, int], channels: int, taps: int, *, expected: bool
+    output: tuple[int, int, int], channels: int, taps: int, *, expected: bool
 ) -> None:
     assert winograd.suits(output, channels, taps) is expected
 

@@ -44,14 +44,14 @@ def _wide_conv(x: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
 
 def _cpu_valid(x: jax.Array, kernel: jax.Array) -> jax.Array:
     taps, channels = kernel.shape[1:3]
-    output = (x.shape[1] - taps + 1, x.shape[2] - taps + 1)
+    output = (len(x), x.shape[1] - taps + 1, x.shape[2] - taps + 1)
     if winograd.suits(output, channels, taps):
         return winograd.conv(x, kernel)
     return _wide_conv(x, kernel, 0)
 
 
 def _cpu_valid_input_gradient(y: jax.Array, kernel: jax.Array) -> jax.Array:
-    if winograd.suits(y.shape[1:3], kernel.shape[2], len(kernel)):
+    if winograd.suits(y.shape[:3], kernel.shape[2], len(kernel)):
         return winograd.conv_input_gradient(y, kernel)
     # Without the barrier XLA folds both moves into the convolution: a form 20 times slower.
     flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
@@ -60,7 +60,7 @@ def _cpu_valid_input_gradient(y: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _cpu_valid_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     """Sums over parts of the batch that stay in the cache."""
-    if winograd.suits(y.shape[1:3], x.shape[3], x.shape[1] - y.shape[1] + 1):
+    if winograd.suits(y.shape[:3], x.shape[3], x.shape[1] - y.shape[1] + 1):
         return winograd.conv_kernel_gradient(x, y)
     size = next(size for size in (4, 3, 2, 1) if len(x) % size == 0)
     parts = tuple(part.reshape(-1, size, *part.shape[1:]) for part in (x, y))

@@ -76,12 +76,12 @@ def _from_block_kernel(taps: jax.Array) -> jax.Array:
 
 
 def _suits_winograd(y: jax.Array, channels: int) -> bool:
-    return winograd.suits(y.shape[1:3], 4 * channels, taps=2)
+    return winograd.suits(y.shape[:3], 4 * channels, taps=2)
 
 
 def _cpu_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    _, height, width, channels = x.shape
-    if winograd.suits((height // 2, width // 2), 4 * channels, taps=2):
+    batch, height, width, channels = x.shape
+    if winograd.suits((batch, height // 2, width // 2), 4 * channels, taps=2):
         return winograd.conv(_to_blocks(x), _block_kernel(kernel))
     return _plain_conv(x, kernel)
 

@@ -38,8 +38,10 @@ _OF_OUTPUT = {
     3: ((1, 0), (1, 1), (1, -1), (0, -1)),
 }
 
-# With fewer channels, moving data takes longer than the products that are saved.
+# With fewer channels, moving data takes longer than the products that are saved; with fewer tiles,
+# transforming the kernel does.
 _FEWEST_CHANNELS = 48
+_FEWEST_TILES = 48
 
 _Matrix = Sequence[Sequence[float]]
 _Grid = Sequence[Sequence[jax.Array]]
@@ -101,10 +103,12 @@ def _interleave(grid: _Grid) -> jax.Array:
 
 
 def suits(output: Sequence[int], channels: int, taps: int) -> bool:
-    """Whether `conv` can, and is worth it: [B, height, width, F] from so many channels."""
-    height, width = output
+    """Whether `conv` can, and is worth it: [B, height, width] outputs from so many channels."""
+    batch, height, width = output
     is_tiled = height % _OUTPUTS == 0 and width % _OUTPUTS == 0
-    return taps in _OF_KERNEL and is_tiled and channels >= _FEWEST_CHANNELS
+    num_tiles = batch * height * width // _OUTPUTS**2
+    is_large = channels >= _FEWEST_CHANNELS and num_tiles >= _FEWEST_TILES
+    return taps in _OF_KERNEL and is_tiled and is_large
 
 
 def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
