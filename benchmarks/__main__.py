@@ -12,10 +12,11 @@ import argparse
 import json
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, data, roofline, startup, tables, turns
+from benchmarks import cases, roofline, startup, tables, turns
 
 RESULTS = turns.ROOT / "benchmarks" / "results.json"
 
@@ -28,6 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", default="", help="run only cases whose name holds this")
     parser.add_argument("--turns", type=int, default=5, help="counted turns a side (5)")
+    parser.add_argument(
+        "--long", action="store_true", help="also the cases that take an hour and 10 GB of disk"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="results file to add to")
     return parser
 
@@ -40,10 +44,12 @@ def _machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
 
 
-def _cases() -> list[turns.Case]:
-    data_dir, class_folders = data.phantom_set()
-    num_images = sum(1 for _ in class_folders.glob("*/*.png"))
-    return [*cases.STEPS, cases.epoch(data_dir, class_folders, num_images)]
+def _cases(only: str, with_long: bool) -> Iterator[turns.Case]:
+    """Yields the cases asked for, each made, with its data, when its turn comes."""
+    yield from (case for case in cases.STEPS if only in case.name)
+    for name, make in (*cases.FROM_DISK.items(), *(cases.LONG.items() if with_long else ())):
+        if only in name:
+            yield make()
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -64,12 +70,11 @@ def main() -> None:
         results[name] = found
         flags.out.write_text(json.dumps(results, indent=2) + "\n")
 
-    for case in _cases():
-        if flags.only in case.name:
-            print(f"{case.name}: {case.unit}", flush=True)
-            found = turns.compare(case, turns=flags.turns, peers_python=flags.peers_python)
-            record(case.name, found)
-            _show(found)
+    for case in _cases(flags.only, flags.long):
+        print(f"{case.name}: {case.unit}", flush=True)
+        found = turns.compare(case, turns=flags.turns, peers_python=flags.peers_python)
+        record(case.name, found)
+        _show(found)
     for job in startup.JOBS:
         if flags.only in f"startup_{job}":
             print(f"startup_{job}: from nothing to the first step", flush=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 
+from benchmarks import data
+from benchmarks.photographs import photographs
 from benchmarks.turns import Case, Side
 
 _TORCH = (
@@ -74,8 +77,10 @@ STEPS = (
 )
 
 
-def epoch(data_dir: Path, class_folders: Path, num_images: int) -> Case:
+def epoch() -> Case:
     """An epoch of CNN steps, the training split read from disk in it."""
+    data_dir, class_folders = data.phantom_set()
+    num_images = sum(1 for _ in class_folders.glob("*/*.png"))
     batch_size = 64
     return Case(
         name="epoch_64",
@@ -96,3 +101,41 @@ def epoch(data_dir: Path, class_folders: Path, num_images: int) -> Case:
         images=num_images // batch_size * batch_size,
         target=1.0,
     )
+
+
+def _prepare(num_images: int, *, warm: bool = False, most_turns: int = 3) -> Case:
+    """Raw photographs to images of 64 pixels on disk, by two processes."""
+    source = photographs(num_images)
+    return Case(
+        name=f"prepare_{num_images // 1000}k",
+        job="prepare",
+        parameters={
+            "photographs": str(source),
+            "out": str(source.with_name(f"{source.name}_prepared")),
+            "processes": 2,
+        },
+        ours=Side("dermagan_jax", "ours_data"),
+        peers=(
+            Side("PyTorch loader, Pillow's resize", "peer_resize"),
+            Side("PyTorch loader, tensors' resize", "peer_resize", {"tensors": True}),
+        ),
+        unit=f"{num_images:,} photographs prepared",
+        units=1,
+        images=num_images,
+        target=1.0,
+        warm=warm,
+        most_turns=most_turns,
+    )
+
+
+FROM_DISK: Mapping[str, Callable[[], Case]] = {
+    "epoch_64": epoch,
+    "prepare_1k": partial(_prepare, 1_000, warm=True),
+    "prepare_10k": partial(_prepare, 10_000),
+}
+"""Cases by name that need data: it is made when the case is."""
+
+LONG: Mapping[str, Callable[[], Case]] = {
+    "prepare_100k": partial(_prepare, 100_000, most_turns=1),
+}
+"""Those that take an hour and 10 GB of disk: only with `--long`."""

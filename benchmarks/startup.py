@@ -47,7 +47,8 @@ def _range(values: list[float]) -> list[float]:
 
 
 def _start(job: str, cache: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.worker", "ours", job, json.dumps(JOBS[job])]
+    worker = ["-m", "benchmarks.worker", "ours", job, json.dumps(JOBS[job]), "1"]
+    command = [sys.executable, *worker]
     environment = {
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "3",

@@ -29,8 +29,8 @@ def _render(results: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|",
         *(_row(found) for found in compared.values()),
         "",
-        "| every side, ms | peak memory, MiB |",
-        "|---|---|",
+        "| every side, ms | images a second | peak memory, MiB |",
+        "|---|---|---|",
         *(line for found in compared.values() for line in _sides(found)),
         "",
         "| from nothing to the first step, s | import | cold | warm cache |",
@@ -85,9 +85,14 @@ def _row(found: Mapping[str, Any]) -> str:
 
 def _sides(found: Mapping[str, Any]) -> list[str]:
     return [
-        f"| {found['unit']}: {name} {_timing(side)} | {side['peak_mib']:,} |"
+        f"| {found['unit']}: {name} {_timing(side)} | {side['images_per_s']:,.1f} | {_peak(side)} |"
         for name, side in found["sides"].items()
     ]
+
+
+def _peak(side: Mapping[str, Any]) -> str:
+    helper = side.get("helper_peak_mib")
+    return f"{side['peak_mib']:,}" + (f", and {helper:,} each helper" if helper else "")
 
 
 def _timing(side: Mapping[str, Any]) -> str:

@@ -31,6 +31,9 @@ class Side:
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+OURS = Side("dermagan_jax", "ours")
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One comparison.
@@ -44,6 +47,9 @@ class Case:
       units: units in one turn: enough for about a second.
       images: images in one unit, for images a second.
       target: the ratio ours / fastest peer to stay at or below; None where there is none.
+      ours: this project's side.
+      warm: whether units are done before the counted turns; not where one takes minutes.
+      most_turns: counted turns at most, however many are asked for.
     """
 
     name: str
@@ -54,9 +60,9 @@ class Case:
     units: int
     images: int
     target: float | None
-
-
-OURS = Side("dermagan_jax", "ours")
+    ours: Side = OURS
+    warm: bool = True
+    most_turns: int | None = None
 
 
 class _Worker:
@@ -64,7 +70,9 @@ class _Worker:
 
     def __init__(self, side: Side, case: Case, python: str) -> None:
         parameters = json.dumps({**case.parameters, **side.parameters})
-        command = [python, "-m", "benchmarks.worker", side.module, case.job, parameters]
+        first_units = str(int(case.warm))
+        job = [side.module, case.job, parameters, first_units]
+        command = [python, "-m", "benchmarks.worker", *job]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             command,
@@ -76,7 +84,7 @@ class _Worker:
         )
         self.side = side
         self.turns: list[float] = []
-        self.peak_mib = 0.0
+        self.peak_mib = self.helper_peak_mib = 0.0
         self.start = self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -91,6 +99,7 @@ class _Worker:
         self._process.stdin.flush()
         answer = self._read()
         self.peak_mib = answer["peak_mib"]
+        self.helper_peak_mib = answer["helper_peak_mib"]
         return answer["seconds"]
 
     def close(self) -> None:
@@ -103,8 +112,8 @@ def _workers(case: Case, peers_python: str) -> Iterator[list[_Worker]]:
     """Sets the sides up one after another, so that none is timed beside another's set-up."""
     with contextlib.ExitStack() as stack:
         workers = []
-        for side in (OURS, *case.peers):
-            python = sys.executable if side is OURS else peers_python
+        for side in (case.ours, *case.peers):
+            python = sys.executable if side is case.ours else peers_python
             worker = _Worker(side, case, python)
             stack.callback(worker.close)
             workers.append(worker)
@@ -121,14 +130,10 @@ def compare(case: Case, *, turns: int, peers_python: str) -> dict[str, Any]:
 
     Returns:
       `sides`, by name: median, lowest and highest milliseconds a unit, images a second, peak
-      memory and set-up; `fastest_peer`; `ratio` of the medians, and its range over the turns.
+      memory of the process and of its largest helper, and set-up; `fastest_peer`; `ratio` of the
+      medians, and its range over the turns.
     """
-    with _workers(case, peers_python) as workers:
-        for worker in workers:
-            worker.work(max(1, case.units // 4))
-        for _ in range(turns):
-            for worker in workers:
-                worker.turns.append(worker.work(case.units) / case.units)
+    workers = _timed(case, turns, peers_python)
     sides = {worker.side.name: _figures(worker, case) for worker in workers}
     ours, *peers = workers
     best = min(peers, key=lambda peer: statistics.median(peer.turns))
@@ -143,6 +148,23 @@ def compare(case: Case, *, turns: int, peers_python: str) -> dict[str, Any]:
     }
 
 
+def measure(case: Case, *, turns: int) -> dict[str, Any]:
+    """Runs a case that has no peers; returns what `compare` does of a side."""
+    (worker,) = _timed(case, turns, sys.executable)
+    return _figures(worker, case)
+
+
+def _timed(case: Case, turns: int, peers_python: str) -> list[_Worker]:
+    """Returns the workers, ended, with the seconds that a unit took in each turn."""
+    with _workers(case, peers_python) as workers:
+        for worker in workers if case.warm else ():
+            worker.work(max(1, case.units // 4))
+        for _ in range(min(turns, case.most_turns or turns)):
+            for worker in workers:
+                worker.turns.append(worker.work(case.units) / case.units)
+    return workers
+
+
 def _figures(worker: _Worker, case: Case) -> dict[str, Any]:
     median = statistics.median(worker.turns)
     return {
@@ -150,6 +172,7 @@ def _figures(worker: _Worker, case: Case) -> dict[str, Any]:
         "range_ms": [round(1e3 * min(worker.turns), 3), round(1e3 * max(worker.turns), 3)],
         "images_per_s": round(case.images / median, 1),
         "peak_mib": round(worker.peak_mib),
+        "helper_peak_mib": round(worker.helper_peak_mib),
         "import_s": round(worker.start["import_s"], 2),
         "first_unit_s": round(worker.start["first_s"], 2),
         "versions": worker.start["versions"],
