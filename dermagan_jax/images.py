@@ -45,7 +45,7 @@ _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
-def read(path: str | Path) -> np.ndarray:
+def read(path: str | Path, *, min_side: int | None = None) -> np.ndarray:
     """Reads an image file as upright RGB, whatever its name's ending says.
 
     CMYK, grey, palette, YCbCr and 16-bit images are converted (16 bits by value / 257, so 65535
@@ -54,6 +54,9 @@ def read(path: str | Path) -> np.ndarray:
 
     Args:
       path: a JPEG, PNG, WebP, BMP or TIFF file.
+      min_side: where given, a JPEG file is decoded at the smallest of 1/8, 1/4, 1/2 and all of its
+        size whose short side is no smaller than this, which is faster. Its blocks' low frequencies
+        are decoded then: nearly what averaging the full image gives.
 
     Returns:
       [H, W, 3] uint8 in [0, 255].
@@ -63,7 +66,7 @@ def read(path: str | Path) -> np.ndarray:
         `MAX_PIXELS`, or of a number format without a fixed range (32-bit integers and floats).
     """
     with _open(path) as file:
-        return _to_rgb(_decode(file, path), path)
+        return _to_rgb(_decode(file, path, min_side), path)
 
 
 def _open(path: str | Path) -> BinaryIO:
@@ -75,7 +78,7 @@ def _open(path: str | Path) -> BinaryIO:
         raise ImageError(path, f"cannot be opened ({error.strerror})") from error
 
 
-def _decode(file: BinaryIO, path: str | Path) -> Image.Image:
+def _decode(file: BinaryIO, path: str | Path, min_side: int | None) -> Image.Image:
     """Decodes an open file, or raises an ImageError, whatever Pillow trips over inside."""
     if os.fstat(file.fileno()).st_size == 0:
         raise ImageError(path, "is empty (0 bytes); download or copy it again")
@@ -83,6 +86,8 @@ def _decode(file: BinaryIO, path: str | Path) -> Image.Image:
         image = Image.open(file, formats=_FORMATS)
         width, height = image.size
         if width * height <= MAX_PIXELS:
+            if min_side is not None:
+                image.draft(None, (min_side, min_side))
             image.load()
             return _upright(image)
     except MemoryError:
@@ -226,11 +231,12 @@ def _noted(sheet: np.ndarray) -> np.ndarray:
     return np.concatenate([sheet, np.asarray(strip)])
 
 
-def encode_png(image: np.ndarray) -> bytes:
+def encode_png(image: np.ndarray, *, compress_level: int = 6) -> bytes:
     """Encodes an image as PNG: the same pixels give the same bytes.
 
     Args:
       image: [H, W, 3] uint8.
+      compress_level: from 0, fast, to 9, small.
 
     Returns:
       The file's bytes, without a date or other metadata.
@@ -240,8 +246,13 @@ def encode_png(image: np.ndarray) -> bytes:
     """
     _check_rgb(image)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=compress_level)
     return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Returns the [H, W, 3] uint8 image that `encode_png` made a file of."""
+    return np.array(Image.open(io.BytesIO(data), formats=("PNG",)))
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:

@@ -25,6 +25,7 @@ def prints_of(count: int, seed: int = 0) -> Fingerprints:
     rng = np.random.default_rng(seed)
     return Fingerprints(
         content=np.asarray([f"{each:064x}" for each in range(count)]),
+        pixels=np.asarray([f"{each:064x}" for each in range(count)]),
         perceptual=rng.integers(0, 256, (count, 32), dtype=np.uint8),
         thumbnail=rng.integers(0, 256, (count, 32, 32), dtype=np.uint8),
         sharpness=np.exp(rng.uniform(4, 6, count)).astype(np.float32),

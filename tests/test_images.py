@@ -384,6 +384,9 @@ def test_png_is_lossless_and_deterministic(tmp_path: Path) -> None:
     images.write_png(tmp_path / "a.png", image)
     np.testing.assert_array_equal(images.read(tmp_path / "a.png"), image)
     assert (tmp_path / "a.png").read_bytes() == images.encode_png(image)
+    for level in (0, 2, 9):
+        data = images.encode_png(image, compress_level=level)
+        np.testing.assert_array_equal(images.decode_png(data), image)
 
 
 def test_real_images(real_data: Path) -> None:

@@ -87,7 +87,7 @@ class Dermoscopy(tfds.core.GeneratorBasedBuilder):
         if self._scan_folder is None or self._split is None:
             raise ValueError("nothing to write: records, split and scan_folder are to be given")
         start = 0
-        for chunk in scan.resized_images(self._scan_folder, len(self._records)):
+        for chunk in scan.resized_pngs(self._scan_folder, len(self._records)):
             members = np.flatnonzero(self._split[start : start + len(chunk)] == name)
             for place in members.tolist():
                 record = self._records[start + place]
@@ -158,10 +158,6 @@ def _write(
     shutil.rmtree(out / NAME / "downloads", ignore_errors=True)
 
 
-# Examples handed over at a time: one by one, Python takes longer than decoding.
-_READ_TOGETHER = 256
-
-
 def read(out: Path, split: str) -> dict[str, np.ndarray]:
     """Reads one split, sorted by image id.
 
@@ -169,21 +165,21 @@ def read(out: Path, split: str) -> dict[str, np.ndarray]:
       `image` [N, S, S, 3] uint8, `label` [N] int32, and [N] str arrays `image_id`, `lesion_id`,
       `source` and `site`.
     """
-    with _quiet():
-        builder = tfds.builder_from_directory(str(out / NAME / VERSION))
-        dataset = builder.as_dataset(split=split, shuffle_files=False).batch(_READ_TOGETHER)
-        parts = list(tfds.as_numpy(dataset))
-    if not parts:
-        raise ValueError("it holds no images")
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(joined["image_id"], kind="stable")
-    columns = {
-        "image": joined["image"][order],
-        "label": joined["label"][order].astype(np.int32),
+    examples = sorted(iterate(out, split), key=lambda example: example["image_id"])
+    columns: dict[str, np.ndarray] = {
+        "image": np.stack([example["image"] for example in examples]),
+        "label": np.asarray([example["label"] for example in examples], np.int32),
     }
     for name in ("image_id", "lesion_id", "source", "site"):
-        columns[name] = np.asarray([value.decode() for value in joined[name][order]])
+        columns[name] = np.asarray([example[name].decode() for example in examples])
     return columns
+
+
+def iterate(out: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Yields the examples of one split as TFDS stores them, texts as bytes."""
+    with _quiet():
+        builder = tfds.builder_from_directory(str(out / NAME / VERSION))
+        yield from tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
 
 
 @contextlib.contextmanager

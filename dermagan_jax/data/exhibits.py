@@ -20,27 +20,19 @@ QUARANTINE_COLUMNS = ("image_id", "reason", "score", "repeats", "detail", "path"
 
 
 def manifest_rows(
-    scan_folder: Path,
-    records: Sequence[Record],
-    prints: scan.Fingerprints,
-    split: np.ndarray,
-    group: np.ndarray,
+    records: Sequence[Record], prints: scan.Fingerprints, split: np.ndarray, group: np.ndarray
 ) -> list[dict[str, str]]:
     """Returns the rows of `splits.csv`: every image that was not set aside.
 
     Args:
-      scan_folder: the scan's chunks.
       records: the images in the scan's order.
       prints: their fingerprints.
       split: [N] str, "removed" for those set aside.
       group: [N] int, place of the first image of each image's group.
     """
-    rows, start = [], 0
-    for chunk in scan.resized_images(scan_folder, len(records)):
-        for place, image in enumerate(chunk, start):
-            if split[place] == "removed":
-                continue
-            record = records[place]
+    rows = []
+    for place, record in enumerate(records):
+        if split[place] != "removed":
             values = (
                 record.image_id,
                 record.lesion_id or "",
@@ -50,10 +42,9 @@ def manifest_rows(
                 record.site,
                 str(split[place]),
                 str(prints.content[place]),
-                scan.content_sha256(image),
+                str(prints.pixels[place]),
             )
             rows.append(dict(zip(prepared.MANIFEST_COLUMNS, values, strict=True)))
-        start += len(chunk)
     return rows
 
 
@@ -87,10 +78,10 @@ def write_quarantine(
 def _pictures(scan_folder: Path, num_records: int, wanted: Sequence[int]) -> np.ndarray:
     """Reads single images of the scan: [len(wanted), S, S, 3] uint8."""
     found, start, places = {}, 0, set(wanted)
-    for chunk in scan.resized_images(scan_folder, num_records):
-        for place in range(start, start + len(chunk)):
+    for chunk in scan.resized_pngs(scan_folder, num_records):
+        for place, png in enumerate(chunk, start):
             if place in places:
-                found[place] = chunk[place - start]
+                found[place] = images.decode_png(png)
         start += len(chunk)
     return np.stack([found[place] for place in wanted])
 

@@ -263,7 +263,7 @@ def _write(
     """Writes everything but the report, and returns the report."""
     shutil.rmtree(out / dermoscopy.NAME, ignore_errors=True)
     dermoscopy.write(out, records, split, scan_folder=out / SCAN, image_size=choices["image_size"])
-    rows = exhibits.manifest_rows(out / SCAN, records, prints, split, group)
+    rows = exhibits.manifest_rows(records, prints, split, group)
     exhibits.write_csv(out / prepared.MANIFEST, prepared.MANIFEST_COLUMNS, rows)
     exhibits.write_quarantine(out, out / SCAN, records, found)
     counts = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def load_split(data_dir: Path, split: str) -> Split:
     load_report(data_dir)
     if split not in SPLITS:
         raise DermaganError(f"{data_dir}: has no split {split!r}; give one of {', '.join(SPLITS)}")
-    return Split(**_read(data_dir, split))
+    with _reading(data_dir, split):
+        return Split(**dermoscopy.read(data_dir, split))
 
 
 def write_report(data_dir: Path, report: Mapping[str, Any]) -> None:
@@ -155,13 +157,11 @@ def _require_disjoint(data_dir: Path, rows: Sequence[Mapping[str, str]], column:
 def _require_stored(
     data_dir: Path, rows: Sequence[Mapping[str, str]], split: str, expected: str
 ) -> None:
-    columns = _read(data_dir, split)
-    stored = {
-        str(name): (int(label), content_sha256(image))
-        for name, label, image in zip(
-            columns["image_id"], columns["label"], columns["image"], strict=True
-        )
-    }
+    with _reading(data_dir, split):
+        stored = {
+            example["image_id"].decode(): (int(example["label"]), content_sha256(example["image"]))
+            for example in dermoscopy.iterate(data_dir, split)
+        }
     listed = {
         row["image_id"]: (CLASSES.index(row["class"]), row["pixels_sha256"])
         for row in rows
@@ -181,10 +181,12 @@ def _require_stored(
         )
 
 
-def _read(data_dir: Path, split: str) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def _reading(data_dir: Path, split: str) -> Iterator[None]:
+    """Turns what TFDS and TensorFlow raise at a damaged or missing file into a `DermaganError`."""
     try:
-        return dermoscopy.read(data_dir, split)
-    # TFDS and TensorFlow raise whatever their layers meet in a damaged or missing file.
+        yield
+    # Whatever their layers meet.
     except (OSError, ValueError, KeyError, RuntimeError, dermoscopy.ReadError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "damaged"
         raise DermaganError(
