@@ -159,8 +159,11 @@ def _require_stored(
 ) -> None:
     with _reading(data_dir, split):
         stored = {
-            example["image_id"].decode(): (int(example["label"]), content_sha256(example["image"]))
-            for example in dermoscopy.iterate(data_dir, split)
+            str(name): (int(label), content_sha256(image))
+            for batch in dermoscopy.iterate(data_dir, split)
+            for name, label, image in zip(
+                batch["image_id"], batch["label"], batch["image"], strict=True
+            )
         }
     listed = {
         row["image_id"]: (CLASSES.index(row["class"]), row["pixels_sha256"])

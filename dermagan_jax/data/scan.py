@@ -181,7 +181,7 @@ def _scan_chunk(records: Sequence[Record], path: Path, image_size: int) -> int:
 def _scan_image(record: Record, image_size: int) -> tuple[dict[str, np.ndarray], bytes]:
     """Returns an image's fingerprints, and it resized as PNG."""
     try:
-        image = sources.load_image(record)
+        image = sources.load_image(record, min_side=_min_side(image_size))
         error = ""
     except ImageError as caught:
         image, error = np.zeros((image_size, image_size, 3), np.uint8), caught.reason[:200]
@@ -196,6 +196,15 @@ def _scan_image(record: Record, image_size: int) -> tuple[dict[str, np.ndarray],
         "error": np.asarray(error, "U200"),
     }
     return row, images.encode_png(resized, compress_level=_PNG_LEVEL)
+
+
+def _min_side(image_size: int) -> int:
+    """Returns how far a JPEG file may be made smaller in decoding: the short side's least pixels.
+
+    Three times the image's, so that the resize still does the smoothing, and enough for the
+    fingerprints' field of view, which is 0.7 of a side.
+    """
+    return 3 * max(image_size, _SHARPNESS_SIZE // 2)
 
 
 def _sharpness(view: Image.Image) -> np.ndarray:

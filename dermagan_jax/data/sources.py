@@ -132,11 +132,12 @@ def read_source(kind: str, value: str, *, seed: int = 0) -> SourceListing:
         ) from error
 
 
-def load_image(record: Record) -> np.ndarray:
+def load_image(record: Record, *, min_side: int | None = None) -> np.ndarray:
     """Decodes a record's image, or renders its phantom.
 
     Args:
       record: from a listing.
+      min_side: see `images.read`.
 
     Returns:
       [H, W, 3] uint8.
@@ -146,7 +147,7 @@ def load_image(record: Record) -> np.ndarray:
     """
     if record.path.startswith("phantom:"):
         return phantom.render(record.path)
-    return images.read(record.path)
+    return images.read(record.path, min_side=min_side)
 
 
 def _read_phantoms(value: str, seed: int) -> SourceListing:

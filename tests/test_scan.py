@@ -1,0 +1,58 @@
+"""The scan of raw images: what a large JPEG file is decoded at, and what the chunks hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from dermagan_jax import images
+from dermagan_jax.data import scan
+from dermagan_jax.data.records import Record
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    """A JPEG file of 530 x 400 pixels, with a PNG of the same pixels beside it."""
+    rng = np.random.default_rng(6)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    smooth = coarse.resize((530, 400), Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / "a.png")
+    smooth.save(tmp_path / "a.jpg", quality=95)
+    return tmp_path / "a.jpg"
+
+
+def scanned(path: Path, folder: Path, image_size: int) -> tuple[scan.Fingerprints, np.ndarray]:
+    record = Record(path.stem, None, 0, "folder", "", str(path))
+    prints = scan.scan([record], folder, image_size=image_size, num_workers=1, progress=False)
+    ((png,),) = scan.resized_pngs(folder, 1)
+    return prints, images.decode_png(png)
+
+
+@pytest.mark.parametrize(("min_side", "side"), [(None, 400), (201, 400), (200, 200), (50, 50)])
+def test_a_jpeg_is_decoded_no_smaller_than_asked(photograph, min_side, side):
+    image = images.read(photograph, min_side=min_side)
+    assert image.shape[0] == side
+    resized = images.resize_crop(image, 32).astype(int)
+    whole = images.resize_crop(images.read(photograph.with_suffix(".png"), min_side=min_side), 32)
+    assert np.abs(resized - whole).mean() < 2.5
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(32, 200), (64, 200), (128, 400)])
+def test_a_scan_holds_the_image_and_its_hashes(photograph, tmp_path, image_size, side):
+    prints, resized = scanned(photograph, tmp_path / "scan", image_size)
+    decoded = images.read(photograph, min_side=side)
+    assert decoded.shape[0] == side
+    np.testing.assert_array_equal(resized, images.resize_crop(decoded, image_size))
+    assert prints.content.tolist() == [scan.content_sha256(decoded)]
+    assert prints.pixels.tolist() == [scan.content_sha256(resized)]
+
+
+def test_sharpness_is_the_variance_of_scipys_laplacian():
+    rng = np.random.default_rng(2)
+    view = Image.fromarray(rng.integers(0, 256, (150, 170), dtype=np.uint8))
+    level = np.asarray(view.resize((128, 128)), np.float32)
+    assert scan._sharpness(view) == ndimage.laplace(level).var()
