@@ -168,6 +168,8 @@ def read(out: Path, split: str) -> dict[str, np.ndarray]:
       `source` and `site`.
     """
     batches = list(iterate(out, split))
+    if not batches:
+        raise ValueError("it holds no images")
     columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     order = np.argsort(columns["image_id"])
     return {name: column[order] for name, column in columns.items()}
