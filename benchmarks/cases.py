@@ -63,6 +63,20 @@ def _generate(batch_size: int, units: int, target: float | None) -> Case:
     )
 
 
+def _cnn_seeds(num_seeds: int, target: float | None) -> Case:
+    batch_size = 64
+    return Case(
+        name=f"seeds_{num_seeds}",
+        job="cnn_seeds",
+        parameters={"num_seeds": num_seeds, "batch_size": batch_size, "policy": "paper"},
+        peers=(Side("one seed after another", "ours", {"in_turn": True}),),
+        unit=f"an augmented CNN update of each of {num_seeds} seeds, batch {batch_size}",
+        units=max(2, 40 // num_seeds),
+        images=batch_size * num_seeds,
+        target=target,
+    )
+
+
 STEPS = (
     _gan_step(16, 4, None),
     _gan_step(64, 1, 1.0),
@@ -74,6 +88,7 @@ STEPS = (
     _generate(1, 50, None),
     _generate(64, 4, 1.0),
     _generate(512, 1, None),
+    *(_cnn_seeds(num_seeds, 0.9 if num_seeds == 8 else None) for num_seeds in (1, 2, 4, 8, 16)),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from dermagan_jax import augmentation, classifier, gan, memory, parallel, state
 from dermagan_jax.data import pipeline, prepared
@@ -58,10 +60,6 @@ def _forever(batch: Any) -> Iterator[Any]:
         yield superbatch
 
 
-def _key_of(step: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(1), step)
-
-
 def gan_step(*, batch_size: int) -> Work:
     """One update of the paper's discriminator and generator."""
     nets = {"generator": dcgan.Generator(), "discriminator": dcgan.Discriminator()}
@@ -70,26 +68,61 @@ def gan_step(*, batch_size: int) -> Work:
     create = partial(state.create_gan_state, **fixed, image_size=IMAGE_SIZE)
     first = jax.jit(create)(jax.random.key(0))
     mesh = parallel.make_mesh(batch_size)
-    steps = parallel.compile_steps(partial(gan.train_step, **fixed), _key_of, mesh)
+    steps = parallel.compile_steps(partial(gan.train_step, **fixed), jax.random.fold_in, mesh)
+    steps = partial(steps, jax.random.key(1))
     batch = {"image": _random_batch(batch_size)["image"]}
     return _Stepper(parallel.replicate(first, mesh), steps, _forever(batch))
 
 
-def _cnn(batch_size: int, policy: str, batches: Iterator[Any]) -> _Stepper:
-    model = LesionCNN()
-    tx = optax.adam(1e-3)
-    create = partial(state.create_classifier_state, model=model, tx=tx, image_size=IMAGE_SIZE)
-    mesh = parallel.make_mesh(batch_size)
-    first = parallel.replicate(jax.jit(create)(jax.random.key(0)), mesh)
+@functools.cache
+def _cnn_steps(policy: str, mesh: Mesh) -> parallel.Steps:
     step = partial(
-        classifier.train_step, model=model, tx=tx, policy=augmentation.find_policy(policy)
+        classifier.train_step,
+        model=LesionCNN(),
+        tx=optax.adam(1e-3),
+        policy=augmentation.find_policy(policy),
     )
-    return _Stepper(first, parallel.compile_steps(step, _key_of, mesh), batches)
+    keys_of = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    step = parallel.map_over_first_axis(step)
+    return parallel.compile_steps(step, keys_of, mesh, batch_axis=1)
+
+
+def _cnn(batch_size: int, policy: str, batches: Iterator[Any], *, num_seeds: int = 1) -> _Stepper:
+    """Trains the seeds side by side, as the classifier's trainer does on a CPU."""
+    create = partial(state.create_classifier_state, model=LesionCNN(), tx=optax.adam(1e-3))
+    create = jax.jit(partial(create, image_size=IMAGE_SIZE))
+    lanes, first = [], []
+    for seed, mesh in enumerate(parallel.share_devices(num_seeds, batch_size)):
+        key = jax.random.key(seed)
+        steps = partial(_cnn_steps(policy, mesh), parallel.stack([key], mesh))
+        lanes.append((steps, slice(seed, seed + 1)))
+        first.append(parallel.stack([create(key)], mesh))
+    return _Stepper(first, parallel.side_by_side(lanes), batches)
+
+
+def _seed_batches(batch_size: int, num_seeds: int) -> Iterator[Any]:
+    batch = _random_batch(batch_size)
+    return _forever({name: np.stack([value] * num_seeds) for name, value in batch.items()})
 
 
 def cnn_step(*, batch_size: int, policy: str) -> Work:
     """One update of the paper's CNN on a batch of 8-bit images."""
-    return _cnn(batch_size, policy, _forever(_random_batch(batch_size)))
+    return _cnn(batch_size, policy, _seed_batches(batch_size, 1))
+
+
+def cnn_seeds(*, num_seeds: int, batch_size: int, policy: str, in_turn: bool = False) -> Work:
+    """One update of each of several seeds: at once, or one seed's updates after another's."""
+    if not in_turn:
+        parallel.one_device_a_core(num_seeds)
+        batches = _seed_batches(batch_size, num_seeds)
+        return _cnn(batch_size, policy, batches, num_seeds=num_seeds)
+    each = [cnn_step(batch_size=batch_size, policy=policy) for _ in range(num_seeds)]
+
+    def work(count: int) -> None:
+        for run in each:
+            run(count)
+
+    return work
 
 
 def generate(*, batch_size: int) -> Work:
@@ -116,7 +149,9 @@ def epoch(*, data_dir: str, batch_size: int, **_: Any) -> Work:
         for epoch in range(count):
             split = prepared.load_split(Path(data_dir), "train")
             images = pipeline.LabelledImages(split.image, split.label)
-            stepper.superbatches = pipeline.train_batches(images, batch_size=batch_size, seed=epoch)
+            stepper.superbatches = pipeline.train_batches(
+                images, batch_size=batch_size, seeds=[epoch]
+            )
             stepper(len(images) // batch_size)
 
     return work

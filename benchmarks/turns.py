@@ -113,7 +113,7 @@ def _workers(case: Case, peers_python: str) -> Iterator[list[_Worker]]:
     with contextlib.ExitStack() as stack:
         workers = []
         for side in (case.ours, *case.peers):
-            python = sys.executable if side is case.ours else peers_python
+            python = sys.executable if side.module == case.ours.module else peers_python
             worker = _Worker(side, case, python)
             stack.callback(worker.close)
             workers.append(worker)

@@ -103,3 +103,25 @@ def show_classifier_summary(summary: Mapping[str, Any], workdir: str) -> None:
         f"loss {test['loss']:.3f}. Figures: {workdir}/figures"
     )
     print(notice(summary["data"]["kind"]))
+
+
+def show_seeds(found: Mapping[str, Any], workdir: str) -> None:
+    """Prints the scores of several seeds on the test split: see `seeds.summarise`."""
+    test = found["test"]
+    print(
+        f"Trained {len(found['seeds'])} seeds on {found['num_train_real']:,} real and "
+        f"{found['num_train_generated']:,} generated images, {found['num_steps']:,} steps each."
+    )
+    rows = [
+        [f"seed {seed}", percent(accuracy), percent(balanced), f"{loss:.3f}"]
+        for seed, accuracy, balanced, loss in zip(
+            found["seeds"], *(test[name]["values"] for name in test), strict=True
+        )
+    ]
+    for label, field in {"mean": "mean", "standard deviation": "sd"}.items():
+        accuracy, balanced, loss = (test[name][field] for name in test)
+        last = "-" if loss is None else f"{loss:.3f}"
+        rows.append([label, percent(accuracy), percent(balanced), last])
+    print(table(["test", "accuracy", "balanced", "loss"], rows))
+    print(f"Each seed's run: {workdir}/seed_{found['seeds'][0]:03d} and so on")
+    print(notice(found["data"]["kind"]))

@@ -90,6 +90,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
             raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
 
 
+def _class_keys(purpose: int, key: jax.Array, step: jax.Array | int) -> jax.Array:
+    key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(NUM_CLASSES))
+
+
 class _Run:
     """The compiled functions of one run and its fixed noise."""
 
@@ -120,8 +125,8 @@ class _Run:
         )
         self.mesh = parallel.make_mesh(config.batch_size)
         self.train_steps = parallel.compile_steps(
-            parallel.map_over_classes(step),
-            partial(self._class_keys, _TRAIN),
+            parallel.map_over_first_axis(step),
+            partial(_class_keys, _TRAIN),
             self.mesh,
             batch_axis=1,
         )
@@ -139,12 +144,8 @@ class _Run:
             latent_size=self.config.model.latent_size,
             image_size=self.config.model.image_size,
         )
-        state = jax.jit(jax.vmap(create))(self._class_keys(_INIT, 0))
+        state = jax.jit(jax.vmap(create))(_class_keys(_INIT, self.key, 0))
         return parallel.replicate(state, self.mesh)
-
-    def _class_keys(self, purpose: int, step: jax.Array | int) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(self.key, purpose), step)
-        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(NUM_CLASSES))
 
     def _calibrate(self, state: GanState) -> dict[str, Any]:
         calibrate = partial(
@@ -152,13 +153,14 @@ class _Run:
             generator=self.generator,
             latent_size=self.config.model.latent_size,
         )
-        operands = (state.g_ema, state.g.batch_stats, self._class_keys(_CALIBRATE, 0))
+        operands = (state.g_ema, state.g.batch_stats, _class_keys(_CALIBRATE, self.key, 0))
         return jax.lax.map(lambda each: calibrate(*each), operands)
 
     def _sample_grid(self, variables: dict[str, Any]) -> jax.Array:
         """Generates from the run's fixed latents: [4, GRID_COLUMNS, S, S, 3] uint8."""
         shape = (GRID_COLUMNS, self.config.model.latent_size)
-        latents = jax.vmap(lambda key: jax.random.normal(key, shape))(self._class_keys(_GRID, 0))
+        keys = _class_keys(_GRID, self.key, 0)
+        latents = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         sample = partial(gan.sample, generator=self.generator)
         return jax.lax.map(lambda each: sample(*each), (variables, latents))
 
@@ -270,7 +272,7 @@ def _loop(
             progress.update(step, {name: metrics[name].mean() for name in ("d_loss", "g_loss")})
 
         state = stepping.drive(
-            run.train_steps,
+            partial(run.train_steps, run.key),
             state,
             superbatches,
             start=start,

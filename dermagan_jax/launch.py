@@ -9,7 +9,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from dermagan_jax import compilation, console, memory, profiling
+from dermagan_jax import compilation, console, memory, parallel, profiling, seeds
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe, such as configs/RECIPE.py:paper; see the file for its fields."
@@ -27,25 +27,43 @@ _COMPILATION_CACHE = flags.DEFINE_boolean(
 )
 
 
-def run(train: Callable[..., dict[str, Any]], show: Callable[[dict[str, Any], str], None]) -> None:
+Train = Callable[..., dict[str, Any]]
+Show = Callable[[dict[str, Any], str], None]
+
+
+def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) -> None:
     """Trains by the flags, shows the summary, and ends the process.
 
     Args:
       train: called with the configuration, the workdir and `profile`.
       show: prints a summary, given the workdir as the user wrote it.
+      several: the same two for several seeds at once, which come after the configuration; gives the
+        script the flag --seeds.
     """
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unknown argument {argv[1]!r}; values are given as --flag=VALUE")
-        workdir, profile = console.folder(_WORKDIR.value), profiling.parse(_PROFILE.value)
+        config, workdir = _CONFIG.value, console.folder(_WORKDIR.value)
+        profile = profiling.parse(_PROFILE.value)
+        chosen = seeds.parse(flags.FLAGS.seeds) if several else []
         memory.keep_freed_memory()
         if _COMPILATION_CACHE.value:
             compilation.keep_programs()
-        show(train(_CONFIG.value, workdir, profile=profile), _WORKDIR.value)
+        if several and chosen:
+            train_seeds, show_seeds = several
+            parallel.one_device_a_core(len(chosen))
+            show_seeds(train_seeds(config, chosen, workdir, profile=profile), _WORKDIR.value)
+        else:
+            show(train(config, workdir, profile=profile), _WORKDIR.value)
 
+    if several:
+        flags.DEFINE_string(
+            "seeds", "", "FIRST:END: train these seeds at once, such as 0:8 for seeds 0 to 7."
+        )
     # `--help` shows the flags of the script, and these are its own in all but the place.
-    for name in ("config", "workdir", "profile", "compilation_cache"):
+    names = ["config", "workdir", "profile", "compilation_cache"]
+    for name in [*names, "seeds"] if several else names:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     flags.mark_flag_as_required("config")
     app.run(console.reports_errors(main))

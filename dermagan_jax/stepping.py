@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.parallel import Steps
+from dermagan_jax.parallel import ManySteps, Steps
 from dermagan_jax.profiling import Tracer
 
 # A step of a small network takes an accelerator less time than Python takes to ask for it.
@@ -54,7 +53,7 @@ def pieces(
 
 
 def drive(
-    steps: Steps,
+    steps: Steps | ManySteps,
     state: Any,
     superbatches: Iterable[Any],
     *,
@@ -62,7 +61,7 @@ def drive(
     last: int,
     size: int,
     every: int,
-    on_metrics: Callable[[int, Mapping[str, np.ndarray]], None],
+    on_metrics: Callable[[int, Any], None],
     on_state: Callable[[int, Any], None],
     tracer: Tracer,
 ) -> Any:
@@ -72,7 +71,7 @@ def drive(
     the host reads; those of all steps up to a state are handed over before it.
 
     Args:
-      steps: from `parallel.compile_steps`.
+      steps: from `parallel.compile_steps`, the key given; or from `parallel.side_by_side`.
       state: the state after `start` steps.
       superbatches: from step `start` on, `size` batches each.
       start: steps done.
@@ -86,7 +85,7 @@ def drive(
     Returns:
       The state after the last step.
     """
-    waiting: tuple[int, int, int, Mapping[str, jax.Array]] | None = None
+    waiting: tuple[int, int, int, Any] | None = None
 
     def hand_over() -> None:
         nonlocal waiting
@@ -96,8 +95,7 @@ def drive(
         waiting = None
         fetched = jax.device_get(metrics)
         for index in range(low, high):
-            row = {name: values[index] for name, values in fetched.items()}
-            on_metrics(base + index + 1, row)
+            on_metrics(base + index + 1, jax.tree.map(lambda values, at=index: values[at], fetched))
 
     for base, batches in zip(range(start, last, size), superbatches, strict=False):
         for low, high in pieces(base, size, every=every, last=last, cuts=tracer.cuts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from dermagan_jax.errors import DermaganError
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
+SEEDS = "seeds.json"
+
+_OF_SEEDS = r"seed_\d+|profile|" + re.escape(SEEDS)
 
 # What may change between two calls of one run: how long it is, and how often it reports.
 _MUTABLE = frozenset(
@@ -51,6 +55,27 @@ def claim(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]) 
         raise DermaganError(
             f"{workdir}: cannot be written ({error.strerror}); name another --workdir"
         ) from error
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Returns the workdir of one of several seeds in a folder."""
+    return folder / f"seed_{seed:03d}"
+
+
+def claim_seeds(folder: Path) -> None:
+    """Finds that `folder` is new, or holds nothing but the workdirs of seeds and what sums them up.
+
+    Raises:
+      DermaganError: when it holds a run or other files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DermaganError(f"{folder}: is no folder; name another --workdir")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    others = sorted(name for name in names if not re.fullmatch(_OF_SEEDS, name))
+    if others:
+        raise DermaganError(
+            f"{folder}: holds {others[0]}, which is no run of several seeds; name another --workdir"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -20,10 +20,10 @@ PACKAGE = "dermagan_jax"
 LAYERS = (
     ("train_gan", "train_classifier", "cli", "__main__", "demo"),
     ("study",),
-    ("gan_trainer", "classifier_trainer", "launch"),
+    ("gan_trainer", "classifier_trainer", "classifier_runs", "launch"),
     ("data", "checkpoints", "compilation", "console", "memory", "synthesis", "workdir", "writers"),
     ("gan", "classifier"),
-    ("state", "parallel", "stepping", "profiling"),
+    ("state", "parallel", "stepping", "profiling", "seeds"),
     ("nets", "losses", "augmentation", "metrics", "figures", "alarms"),
     ("images", "files", "lesions", "errors", ""),
 )
@@ -33,8 +33,8 @@ ONLY_FROM = {"data": ("data", "figures", "images", "files", "lesions", "errors",
 
 # Siblings that meet nowhere but in `synthesis`.
 STRANGERS = (
-    ({"gan", "gan_trainer"}, {"classifier", "classifier_trainer"}),
-    ({"classifier", "classifier_trainer"}, {"gan", "gan_trainer"}),
+    ({"gan", "gan_trainer"}, {"classifier", "classifier_runs", "classifier_trainer"}),
+    ({"classifier", "classifier_runs", "classifier_trainer"}, {"gan", "gan_trainer"}),
 )
 
 # Libraries that only some modules may import; the rest of the third-party libraries are free.

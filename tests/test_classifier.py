@@ -71,8 +71,8 @@ def test_jit_sharded_jit_and_pmap_agree() -> None:
     expected = jax.jit(_step(Net()))(state, batch, key)
     mesh = parallel.make_mesh(BATCH_SIZE)
     copy = parallel.replicate(jax.tree.map(jnp.copy, state), mesh)
-    steps = parallel.compile_steps(_step(Net()), lambda _: key, mesh)
-    after, rows = steps(copy, jax.tree.map(lambda leaf: leaf[None], batch), 0, 0, 1)
+    steps = parallel.compile_steps(_step(Net()), lambda key, _: key, mesh)
+    after, rows = steps(key, copy, jax.tree.map(lambda leaf: leaf[None], batch), 0, 0, 1)
     sharded = after, {name: row[0] for name, row in rows.items()}
     stacked = jax.tree.map(lambda leaf: leaf.reshape(4, -1, *leaf.shape[1:]), batch)
     mapped = _step(Net(axis_name="data"), axis_name="data")

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import lesion_cnn
-from dermagan_jax import classifier_trainer, synthesis, workdir
+from dermagan_jax import classifier_runs, classifier_trainer, synthesis, workdir
 from dermagan_jax.data import training
 from dermagan_jax.data.prepare import prepare
 from dermagan_jax.errors import DermaganError, LeakError
@@ -97,12 +97,14 @@ def test_the_test_split_is_read_after_training(
 ) -> None:
     order: list[str] = []
     read = training.TrainingData.split
-    loop = classifier_trainer._loop
+    loop = classifier_trainer.train_side_by_side
     monkeypatch.setattr(
         training.TrainingData, "split", lambda self, name: (order.append(name), read(self, name))[1]
     )
     monkeypatch.setattr(
-        classifier_trainer, "_loop", lambda *args: (loop(*args), order.append("trained"))[0]
+        classifier_trainer,
+        "train_side_by_side",
+        lambda *args: (loop(*args), order.append("trained"))[0],
     )
     classifier_trainer.train(_config(phantom_set, num_steps=2), tmp_path / "run")
     assert order.count("test") == 1
@@ -115,9 +117,9 @@ def test_generated_images_are_bit_equal_from_checkpoint_and_folder(
     generated = synthesis.generate(synthesis.load_gan(tiny_gan), per_class=5, seed=0)
     synthesis.write_folder(generated, tmp_path / "generated")
     trained_on = []
-    batches = classifier_trainer.train_batches
+    batches = classifier_runs.train_batches
     monkeypatch.setattr(
-        classifier_trainer,
+        classifier_runs,
         "train_batches",
         lambda images, **kwargs: (trained_on.append(images), batches(images, **kwargs))[1],
     )

@@ -93,9 +93,9 @@ def test_jit_sharded_jit_shard_map_and_pmap_agree(state: GanState) -> None:
     mesh = parallel.make_mesh(BATCH_SIZE)
     assert mesh.size == 4
     copy = jax.tree.map(jnp.copy, state)
-    steps = parallel.compile_steps(step, lambda _: key, mesh)
+    steps = parallel.compile_steps(step, lambda key, _: key, mesh)
     one = jax.tree.map(lambda leaf: leaf[None], batch)
-    after, rows = steps(parallel.replicate(copy, mesh), one, 0, 0, 1)
+    after, rows = steps(key, parallel.replicate(copy, mesh), one, 0, 0, 1)
     sharded = after, {name: row[0] for name, row in rows.items()}
 
     per_device = partial(step, axis_name="data")
@@ -129,7 +129,7 @@ def test_one_program_for_all_classes_equals_separate_runs() -> None:
     keys = jax.random.split(jax.random.key(0), 4)
     states = jax.jit(jax.vmap(_create))(keys)
     real = _real(1, 4)
-    together, metrics = jax.jit(parallel.map_over_classes(step))(states, {"image": real}, keys)
+    together, metrics = jax.jit(parallel.map_over_first_axis(step))(states, {"image": real}, keys)
     vmapped, _ = jax.jit(jax.vmap(step))(states, {"image": real}, keys)
     chex.assert_trees_all_close(together, vmapped, atol=2e-6)
     alone_step = jax.jit(step)

@@ -97,7 +97,7 @@ def test_a_finished_run_is_not_trained_again(whole_run: Path, phantom_set: Path)
 def test_a_loss_that_is_not_finite_stops_the_run(
     phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(state: object, *_: object) -> tuple:
+    def broken(_: object, state: object, *__: object) -> tuple:
         return state, {"d_loss": jnp.full((1, 4), jnp.nan), "g_loss": jnp.ones((1, 4))}
 
     monkeypatch.setattr(gan_trainer.parallel, "compile_steps", lambda *_, **__: broken)

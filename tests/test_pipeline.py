@@ -27,7 +27,7 @@ def _numbers(batches: object, count: int) -> list[list[int]]:
 
 
 def test_every_epoch_shows_each_image_once_and_no_batch_is_short() -> None:
-    batches = _numbers(pipeline.train_batches(_images(), batch_size=4, seed=0), 7)
+    batches = _numbers(pipeline.train_batches(_images(), batch_size=4, seeds=[0]), 7)
     assert all(len(batch) == 4 for batch in batches)
     # 7 batches of 4 are two epochs of 14.
     shown = [number for batch in batches for number in batch]
@@ -37,15 +37,15 @@ def test_every_epoch_shows_each_image_once_and_no_batch_is_short() -> None:
 
 def test_labels_stay_with_their_images() -> None:
     images = _images()
-    for batch in islice(pipeline.train_batches(images, batch_size=5, seed=3), 4):
+    for batch in islice(pipeline.train_batches(images, batch_size=5, seeds=[3]), 4):
         numbers = batch["image"][..., 0, 0, 0]
         np.testing.assert_array_equal(batch["label"], images.label[numbers])
 
 
 @pytest.mark.parametrize("start", [1, 3, 4, 50])
 def test_a_resumed_run_sees_the_batches_it_would_have(start: int) -> None:
-    whole = _numbers(pipeline.train_batches(_images(), batch_size=4, seed=1), start + 3)
-    resumed = pipeline.train_batches(_images(), batch_size=4, seed=1, start_step=start)
+    whole = _numbers(pipeline.train_batches(_images(), batch_size=4, seeds=[1]), start + 3)
+    resumed = pipeline.train_batches(_images(), batch_size=4, seeds=[1], start_step=start)
     assert _numbers(resumed, 3) == whole[start:]
 
 
@@ -58,14 +58,14 @@ def test_super_batches_are_the_same_batches_stacked(make: Callable[..., Iterator
 
 
 def test_batches_larger_than_the_set_repeat_it() -> None:
-    (batch,) = _numbers(pipeline.train_batches(_images(), batch_size=30, seed=0), 1)
+    (batch,) = _numbers(pipeline.train_batches(_images(), batch_size=30, seeds=[0]), 1)
     # 30 of 14: every image twice, and two a third time.
     assert sorted(np.bincount(batch)) == [2] * 12 + [3] * 2
 
 
 def test_seeds_differ_and_repeat() -> None:
     one, again, other = (
-        _numbers(pipeline.train_batches(_images(), batch_size=6, seed=seed), 2)
+        _numbers(pipeline.train_batches(_images(), batch_size=6, seeds=[seed]), 2)
         for seed in (1, 1, 2)
     )
     assert one == again != other
@@ -120,4 +120,4 @@ def test_joining_counts_and_refusals() -> None:
     with pytest.raises(DermaganError, match="basal_cell_carcinoma has no training images"):
         pipeline.class_batches(_images((2, 0, 1, 1)), batch_size=2, seed=0)
     with pytest.raises(DermaganError, match="empty"):
-        pipeline.train_batches(_images((0, 0)), batch_size=2, seed=0)
+        pipeline.train_batches(_images((0, 0)), batch_size=2, seeds=[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -29,11 +30,10 @@ def _step(state: jax.Array, batch: dict, key: jax.Array) -> tuple[jax.Array, dic
 
 
 def _drive(size: int, start: int = 0, state: float = 1.0) -> tuple[float, list, list]:
-    key_of = lambda step: jax.random.fold_in(jax.random.key(0), step)  # noqa: E731
     mesh = parallel.make_mesh(4)
     rows, states = [], []
     final = stepping.drive(
-        parallel.compile_steps(_step, key_of, mesh),
+        partial(parallel.compile_steps(_step, jax.random.fold_in, mesh), jax.random.key(0)),
         parallel.replicate(jnp.float32(state), mesh),
         _batches(start, size),
         start=start,

@@ -8,7 +8,7 @@ number of batches it has given: a resumed run asks for the batches from that ste
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -116,38 +116,44 @@ def train_batches(
     images: LabelledImages,
     *,
     batch_size: int,
-    seed: int,
+    seeds: Sequence[int],
     start_step: int = 0,
     steps_per_call: int = 1,
     balanced: bool = False,
 ) -> Iterator[Batch]:
-    """Yields shuffled super-batches without end: K batches each, with a leading axis.
+    """Yields shuffled super-batches without end, for one run or for several side by side.
 
     Args:
       images: what to draw from, real and generated alike.
       batch_size: images of a batch.
-      seed: same seed, same batches.
+      seeds: N, one a run; same seed, same batches, whatever the other runs.
       start_step: index of the first batch to yield.
       steps_per_call: K; the stream of batches is the same for any.
       balanced: give every class the same share, by repetition.
 
     Yields:
-      `image` [K, B, S, S, 3] uint8 and `label` [K, B] int32.
+      `image` [K, N, B, S, S, 3] uint8 and `label` [K, N, B] int32.
 
     Raises:
       DermaganError: when there are no images.
     """
     if not len(images):
         raise DermaganError("the training split is empty; prepare the data set again")
-    indices = partial(
-        batch_indices,
-        images.label,
-        batch_size=batch_size,
-        seed=seed,
-        start_step=start_step,
-        balanced=balanced,
-    )
-    return _gathered(images, indices, (batch_size,), steps_per_call)
+
+    def indices() -> Iterator[np.ndarray]:
+        streams = [
+            batch_indices(
+                images.label,
+                batch_size=batch_size,
+                seed=seed,
+                start_step=start_step,
+                balanced=balanced,
+            )
+            for seed in seeds
+        ]
+        yield from map(np.stack, zip(*streams, strict=True))
+
+    return _gathered(images, indices, (len(seeds), batch_size), steps_per_call)
 
 
 def class_batches(

@@ -1,0 +1,281 @@
+"""Runs of the classifier, side by side: what each has for itself, and the loop that they share."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from dermagan_jax import classifier, parallel, stepping
+from dermagan_jax.augmentation import find_policy
+from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.data.pipeline import LabelledImages, eval_batches, train_batches
+from dermagan_jax.errors import DermaganError, TrainingError
+from dermagan_jax.metrics import classification
+from dermagan_jax.nets.lesion_cnn import LesionCNN
+from dermagan_jax.nets.precision import find_precision
+from dermagan_jax.profiling import Tracer
+from dermagan_jax.state import ClassifierState, NetState, create_classifier_state
+from dermagan_jax.writers import MetricWriter, Progress
+
+IMAGE_SIZE = 64  # What the paper's CNN takes.
+# Purposes folded into a run's key, so that no two draws share one.
+_INIT, _TRAIN = range(2)
+
+
+class Program:
+    """The compiled functions of a configuration, the same for every seed.
+
+    Attributes:
+      config: the configuration.
+      steps_on: gives a mesh's training steps, for runs on a leading axis of keys and state.
+      unstack: takes such a state apart.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict) -> None:
+        """Takes a configuration, see `configs/lesion_cnn.py`; nothing is compiled yet."""
+        self.config = config
+        self.steps_on = functools.cache(self._compile)
+        self.unstack = jax.jit(parallel.unstack)
+        model = LesionCNN(
+            dropout_rate=config.model.dropout_rate, dtype=find_precision(config.precision).dtype
+        )
+        tx = optax.adam(
+            config.optimizer.learning_rate,
+            b1=config.optimizer.b1,
+            b2=config.optimizer.b2,
+            eps=config.optimizer.epsilon,
+        )
+        policy = find_policy(config.augmentation)
+        self._step = partial(classifier.train_step, model=model, tx=tx, policy=policy)
+        self._eval_step = jax.jit(partial(classifier.eval_step, model=model))
+        self._create = jax.jit(
+            partial(create_classifier_state, model=model, tx=tx, image_size=IMAGE_SIZE)
+        )
+
+    def create_state(self, key: jax.Array, mesh: Mesh) -> ClassifierState:
+        """Initialises a classifier from a run's key."""
+        return parallel.replicate(self._create(jax.random.fold_in(key, _INIT)), mesh)
+
+    def _compile(self, mesh: Mesh) -> parallel.Steps:
+        step = parallel.map_over_first_axis(self._step)
+        return parallel.compile_steps(step, _step_keys, mesh, batch_axis=1)
+
+    def evaluate(self, nets: Sequence[NetState], images: LabelledImages) -> list[dict[str, Any]]:
+        """Scores networks; the logits and labels of each come from one pass."""
+        logits: list[list[np.ndarray]] = [[] for _ in nets]
+        for batch, count in eval_batches(images, batch_size=self.config.batch_size):
+            # All are asked before the first answer is read, so that their devices work at once.
+            asked = [self._eval_step(net, batch["image"]) for net in nets]
+            for rows, answer in zip(logits, asked, strict=True):
+                rows.append(np.asarray(answer)[:count])
+        return [classification.evaluate(np.concatenate(rows), images.label) for rows in logits]
+
+
+def _step_keys(keys: jax.Array, step: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, _TRAIN), step))(keys)
+
+
+class Run:
+    """What a seed has for itself: its key, its state, its checkpoints and its rows."""
+
+    def __init__(
+        self,
+        program: Program,
+        mesh: Mesh,
+        *,
+        seed: int,
+        folder: Path,
+        document: Mapping[str, Any],
+    ) -> None:
+        """Goes on from the last checkpoint in the folder, or starts anew.
+
+        Args:
+          program: what is trained.
+          mesh: where.
+          seed: of the weights, the batches and all noise.
+          folder: the workdir.
+          document: how the checkpoints came to be, as JSON types.
+        """
+        self.seed = seed
+        self.folder = folder
+        self.mesh = mesh
+        self.document = document
+        self.key = jax.random.key(seed)
+        self.checkpoints = Checkpoints(folder, keep=1, best_metric="loss")
+        self.state = self.checkpoints.resume(program.create_state(self.key, mesh))
+        self.step = int(self.state.step)
+        self.error: TrainingError | None = None
+        self._pending: list[Mapping[str, np.ndarray]] = []
+        self._closing = contextlib.ExitStack()
+        self._closing.enter_context(self.checkpoints)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    @functools.cached_property
+    def _writer(self) -> MetricWriter:
+        """Opened by the first row, so that a finished run's files stay as they are."""
+        return self._closing.enter_context(MetricWriter(self.folder, resume_step=self.step))
+
+    def log(self, step: int, metrics: Mapping[str, np.ndarray], *, is_due: bool) -> None:
+        """Collects a step's metrics, and writes the means since the last row when one is due.
+
+        A loss that is not finite ends the run: `error` is set, and nothing is written any more.
+        """
+        if self.error:
+            return
+        self._pending.append(metrics)
+        if not is_due:
+            return
+        row = {
+            f"train/{name}": float(np.mean([each[name] for each in self._pending]))
+            for name in metrics
+        }
+        self._pending.clear()
+        self._writer.write(step, row)
+        if not math.isfinite(row["train/loss"]):
+            self.error = TrainingError(
+                f"the training loss is no longer finite by step {step}; the last good checkpoint "
+                f"is step {self.checkpoints.latest_step()}; lower config.optimizer.learning_rate"
+            )
+
+    def save(self, step: int, state: ClassifierState, scores: Mapping[str, Any]) -> None:
+        """Writes a row of validation scores, then the checkpoint."""
+        if self.error:
+            return
+        row = {name: scores[name] for name in ("loss", "accuracy")}
+        self._writer.write(step, {f"validation/{name}": value for name, value in row.items()})
+        self._writer.flush()
+        best = {"loss": scores["loss"]}
+        self.checkpoints.save(step, state=state, config=self.document, metrics=best)
+        self.step, self.state = step, state
+
+    def best_net(self) -> NetState:
+        """Restores the network with the lowest validation loss."""
+        best = self.checkpoints.best_step()
+        if best is None:
+            raise DermaganError(f"{self.folder}: no checkpoint has a validation loss; train anew")
+        return self.checkpoints.restore_state(self.state, best).net
+
+
+def train_side_by_side(
+    program: Program,
+    runs: Sequence[Run],
+    images: LabelledImages,
+    validation: LabelledImages,
+    tracer: Tracer,
+) -> None:
+    """Trains all runs to the last step of the configuration.
+
+    A kill may have left them at different steps; then those behind catch up first. A run whose
+    loss is no longer finite stops, with its `error` set, and the others go on.
+
+    Args:
+      program: of all runs.
+      runs: what to train.
+      images: the training images.
+      validation: what each checkpoint is scored on.
+      tracer: traces some of the steps.
+    """
+    last = program.config.num_steps
+    while behind := [run for run in runs if run.step < last and not run.error]:
+        start = min(run.step for run in behind)
+        until = min((run.step for run in behind if run.step > start), default=last)
+        level = [run for run in behind if run.step == start]
+        # Raised where all of these have stopped; each run has its own.
+        with contextlib.suppress(TrainingError):
+            _drive(program, level, images, validation, tracer, until)
+
+
+def _lanes(runs: Sequence[Run]) -> list[list[Run]]:
+    """Groups the runs that one call trains.
+
+    An accelerator trains all of its runs in one call. On a CPU each is a call of its own, since
+    there the copies into and out of a common state take longer than the calls.
+    """
+    if jax.default_backend() == "cpu":
+        return [[run] for run in runs]
+    meshes = dict.fromkeys(run.mesh for run in runs)
+    return [[run for run in runs if run.mesh == mesh] for mesh in meshes]
+
+
+def _steps(program: Program, lanes: Sequence[Sequence[Run]]) -> parallel.ManySteps:
+    joined = []
+    for lane, end in zip(lanes, itertools.accumulate(map(len, lanes)), strict=True):
+        mesh = lane[0].mesh
+        keys = parallel.stack([run.key for run in lane], mesh)
+        joined.append((partial(program.steps_on(mesh), keys), slice(end - len(lane), end)))
+    return parallel.side_by_side(joined)
+
+
+def _drive(
+    program: Program,
+    runs: Sequence[Run],
+    images: LabelledImages,
+    validation: LabelledImages,
+    tracer: Tracer,
+    last: int,
+) -> None:
+    """Trains runs that are at the same step until step `last`."""
+    config, start = program.config, runs[0].step
+    lanes = _lanes(runs)
+    in_order = list(itertools.chain(*lanes))
+    size = stepping.steps_per_call(config.steps_per_call)
+    superbatches = train_batches(
+        images,
+        batch_size=config.batch_size,
+        seeds=[run.seed for run in in_order],
+        start_step=start,
+        steps_per_call=size,
+        balanced=config.class_balanced,
+    )
+    label = "classifier" if len(runs) == 1 else f"{len(runs)} classifiers"
+    images_per_step = config.batch_size * len(runs)
+    with Progress(
+        config.num_steps, initial_step=start, images_per_step=images_per_step, label=label
+    ) as progress:
+
+        def on_metrics(step: int, metrics: Sequence[Mapping[str, np.ndarray]]) -> None:
+            rows = [row for lane in metrics for row in parallel.unstack(lane)]
+            is_due = step == last or not (
+                step % config.log_every_steps and step % config.eval_every_steps
+            )
+            for run, row in zip(in_order, rows, strict=True):
+                run.log(step, row, is_due=is_due)
+            if runs[0].error and all(run.error for run in runs):
+                raise runs[0].error
+            progress.update(step, {name: np.mean([row[name] for row in rows]) for name in rows[0]})
+
+        def on_state(step: int, states: Sequence[ClassifierState]) -> None:
+            each = [state for lane in states for state in program.unstack(lane)]
+            scores = program.evaluate([state.net for state in each], validation)
+            for run, state, found in zip(in_order, each, scores, strict=True):
+                run.save(step, state, found)
+
+        stepping.drive(
+            _steps(program, lanes),
+            [parallel.stack([run.state for run in lane], lane[0].mesh) for lane in lanes],
+            superbatches,
+            start=start,
+            last=last,
+            size=size,
+            every=config.eval_every_steps,
+            on_metrics=on_metrics,
+            on_state=on_state,
+            tracer=tracer,
+        )

@@ -1,0 +1,63 @@
+"""Several seeds of one run: which they are, and what their scores have in common."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dermagan_jax.errors import DermaganError
+
+SPLITS = ("test", "validation")
+SCORES = ("accuracy", "balanced_accuracy", "loss")
+
+
+def parse(text: str) -> list[int]:
+    """Reads FIRST:END, from the first seed up to, but not with, the end; [] for "".
+
+    Raises:
+      DermaganError: when it is not such a range.
+    """
+    if not text:
+        return []
+    first, _, end = text.partition(":")
+    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise DermaganError(
+            f"--seeds={text}: give the first seed and the end, such as 0:8 for seeds 0 to 7"
+        )
+    return list(range(int(first), int(end)))
+
+
+def summarise(summaries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums up the runs of several seeds.
+
+    Args:
+      summaries: by seed, what each run left in its summary.json.
+
+    Returns:
+      JSON types: `seeds`; `test` and `validation`, each with a spread of `accuracy`,
+      `balanced_accuracy` and `loss`; `num_steps`, `num_train_real`, `num_train_generated` and
+      `data`, which all have in common. A spread has `mean`, `sd` (of a sample, None for one seed),
+      `min`, `max` and the `values` in the order of the seeds.
+    """
+    runs = list(summaries.values())
+    common = ("num_steps", "num_train_real", "num_train_generated", "data")
+    return {
+        "seeds": list(summaries),
+        **{
+            split: {score: _spread(run[split][score] for run in runs) for score in SCORES}
+            for split in SPLITS
+        },
+        **{name: runs[0][name] for name in common},
+    }
+
+
+def _spread(values: Iterable[float]) -> dict[str, Any]:
+    found = list(values)
+    return {
+        "mean": statistics.fmean(found),
+        "sd": statistics.stdev(found) if len(found) > 1 else None,
+        "min": min(found),
+        "max": max(found),
+        "values": found,
+    }
