@@ -118,6 +118,25 @@ def epoch() -> Case:
     )
 
 
+def later_epoch() -> Case:
+    """What feeding the steps costs, once the set is read."""
+    data_dir, class_folders = data.phantom_set()
+    num_images = sum(1 for _ in class_folders.glob("*/*.png"))
+    batch_size = 64
+    return Case(
+        name="later_epoch_64",
+        job="later_epoch",
+        parameters={"batch_size": batch_size, "data_dir": str(data_dir)},
+        ours=Side("dermagan_jax", "ours", {"is_fed": True}),
+        peers=(Side("dermagan_jax, one batch over and over", "ours", {"is_fed": False}),),
+        unit=f"a later epoch of {num_images:,} images, batch {batch_size}",
+        units=1,
+        images=num_images // batch_size * batch_size,
+        # 95% of the rate of the steps alone.
+        target=1.05,
+    )
+
+
 def _prepare(num_images: int, *, warm: bool = False, most_turns: int = 3) -> Case:
     """Raw photographs to images of 64 pixels on disk, by two processes."""
     source = photographs(num_images)
@@ -145,6 +164,7 @@ def _prepare(num_images: int, *, warm: bool = False, most_turns: int = 3) -> Cas
 
 FROM_DISK: Mapping[str, Callable[[], Case]] = {
     "epoch_64": epoch,
+    "later_epoch_64": later_epoch,
     "prepare_1k": partial(_prepare, 1_000, warm=True),
     "prepare_10k": partial(_prepare, 10_000),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -147,11 +148,23 @@ def epoch(*, data_dir: str, batch_size: int, **_: Any) -> Work:
 
     def work(count: int) -> None:
         for epoch in range(count):
-            split = prepared.load_split(Path(data_dir), "train")
-            images = pipeline.LabelledImages(split.image, split.label)
+            images = _training_split(data_dir)
             stepper.superbatches = pipeline.train_batches(
                 images, batch_size=batch_size, seeds=[epoch]
             )
             stepper(len(images) // batch_size)
 
     return work
+
+
+def later_epoch(*, data_dir: str, batch_size: int, is_fed: bool) -> Work:
+    """Takes an epoch of CNN steps of a run under way, or as many on one batch over and over."""
+    images = _training_split(data_dir)
+    batches = pipeline.train_batches(images, batch_size=batch_size, seeds=[0])
+    stepper = _cnn(batch_size, "none", batches if is_fed else itertools.repeat(next(batches)))
+    return lambda count: stepper(count * (len(images) // batch_size))
+
+
+def _training_split(data_dir: str) -> pipeline.LabelledImages:
+    split = prepared.load_split(Path(data_dir), "train")
+    return pipeline.LabelledImages(split.image, split.label)
