@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -23,7 +24,8 @@ def _images(counts: tuple[int, ...] = COUNTS) -> LabelledImages:
 
 
 def _numbers(batches: object, count: int) -> list[list[int]]:
-    return [batch["image"][0, ..., 0, 0, 0].tolist() for batch in islice(batches, count)]
+    """The numbers of the images in the first batches of the first run."""
+    return [batch["image"][0, 0, :, 0, 0, 0].tolist() for batch in islice(batches, count)]
 
 
 def test_every_epoch_shows_each_image_once_and_no_batch_is_short() -> None:
@@ -49,10 +51,27 @@ def test_a_resumed_run_sees_the_batches_it_would_have(start: int) -> None:
     assert _numbers(resumed, 3) == whole[start:]
 
 
-@pytest.mark.parametrize("make", [pipeline.train_batches, pipeline.class_batches])
+def test_a_seed_sees_the_same_batches_whatever_the_others() -> None:
+    together = pipeline.train_batches(_images(), batch_size=4, seeds=[3, 1], start_step=2)
+    alone = [
+        pipeline.train_batches(_images(), batch_size=4, seeds=[seed], start_step=2)
+        for seed in (3, 1)
+    ]
+    for batch, *expected in islice(zip(together, *alone, strict=False), 5):
+        assert batch["image"].shape == (1, 2, 4, 8, 8, 3)
+        for name in batch:
+            parts = [each[name] for each in expected]
+            np.testing.assert_array_equal(batch[name], np.concatenate(parts, axis=1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [partial(pipeline.train_batches, seeds=[1]), partial(pipeline.class_batches, seed=1)],
+    ids=["train_batches", "class_batches"],
+)
 def test_super_batches_are_the_same_batches_stacked(make: Callable[..., Iterator]) -> None:
-    single = [batch["image"][0] for batch in islice(make(_images(), batch_size=2, seed=1), 7)]
-    stacked = make(_images(), batch_size=2, seed=1, start_step=1, steps_per_call=3)
+    single = [batch["image"][0] for batch in islice(make(_images(), batch_size=2), 7)]
+    stacked = make(_images(), batch_size=2, start_step=1, steps_per_call=3)
     for start, batch in zip((1, 4), stacked, strict=False):
         np.testing.assert_array_equal(batch["image"], np.stack(single[start : start + 3]))
 
