@@ -1,0 +1,159 @@
+"""Signs of copying: found where images are copied, absent where they are not, right by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from feature_sets import draw, make_set
+
+from dermagan_jax.metrics import memorization
+from dermagan_jax.metrics.feature_set import FeatureSet
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def training(rng):
+    return draw(rng, 60, images=3)
+
+
+@pytest.fixture
+def heldout(rng):
+    return draw(rng, 20, images=3, first_lesion=1000)
+
+
+@pytest.fixture
+def copier(rng, training):
+    """A generator that repeats its training images with a little noise."""
+    chosen = training.features[rng.integers(len(training), size=90)]
+    return make_set(chosen + 0.02 * rng.normal(size=chosen.shape))
+
+
+@pytest.fixture
+def honest(rng):
+    """A generator of the distribution itself."""
+    return make_set(draw(rng, 90).features)
+
+
+def test_neighbour_ratio_by_hand(rng):
+    # Distances to training 1, 3, 0 and to held-out 2, 2, 0: 1/3, 3/5 and, of two zeros, 1/2.
+    generated = make_set([[1.0, 0], [0, 3], [9, 0]])
+    found = memorization.neighbour_ratio(
+        generated,
+        make_set([[0.0, 0], [9, 0]]),
+        make_set([[3.0, 0], [0, 5], [9, 0]], lesion=[7, 8, 9]),
+        rng,
+    )
+    assert found.median == 0.5
+    assert found.share_nearer == pytest.approx(1 / 3)
+
+
+def test_the_ratio_of_a_copier_is_below_its_floor(copier, honest, training, heldout, rng):
+    copied = memorization.neighbour_ratio(copier, training, heldout, rng)
+    assert copied.median < copied.median_floor.low
+    assert copied.share_nearer > copied.share_floor.high
+    assert copied.p_value == pytest.approx(1 / 201)
+    fair = memorization.neighbour_ratio(honest, training, heldout, rng)
+    assert fair.median_floor.low <= fair.median <= fair.median_floor.high
+    # Three of four images are training images, so three of four are the nearest.
+    assert fair.share_floor.value == pytest.approx(0.75, abs=0.05)
+    assert fair.p_value > 0.05
+
+
+def test_deals_keep_lesions_whole(rng):
+    # Two lesions of two images each: dealt whole, each deal is the true one or its mirror.
+    generated = make_set([1.0])
+    found = memorization.neighbour_ratio(
+        generated, make_set([0.0, 9], lesion=[0, 0]), make_set([4.0, 8], lesion=[1, 1]), rng
+    )
+    assert found.median == 0.25
+    assert (found.median_floor.low, found.median_floor.high) == (0.25, 0.75)
+    assert found.p_value == pytest.approx(0.5, abs=0.1)
+
+
+def test_c_t_by_hand():
+    # Distances to 0 of the generated 1, 2 and of the held-out 3, 4, 5: none of 6 pairs is won.
+    training, heldout = make_set([0.0]), make_set([3.0, 4, 5])
+    found = memorization.c_t(make_set([1.0, 2]), training, heldout)
+    assert found == pytest.approx((0 - 3) / np.sqrt(2 * 3 * 6 / 12))
+    further = memorization.c_t(make_set([6.0, 7]), training, heldout)
+    assert further == pytest.approx(-found)
+    assert memorization.c_t(heldout, training, heldout) == pytest.approx(0)
+
+
+def test_c_t_tells_copying_from_underfitting(copier, honest, training, heldout, rng):
+    assert memorization.c_t(copier, training, heldout) < -5
+    assert abs(memorization.c_t(honest, training, heldout)) < 3
+    underfitted = make_set(honest.features + 4)
+    assert memorization.c_t(underfitted, training, heldout) > 5
+
+
+def test_authenticity_by_hand():
+    # 0 and 1 are 1 apart, 10 is 9 from its neighbour. Nearest to 0.2 is 0 at 0.2 < 1: no. To 3 it
+    # is 1 at 2 > 1: yes. To 14 it is 10 at 4 < 9: no. To 20 it is 10 at 10 > 9: yes.
+    found = memorization.authentic(make_set([0.2, 3, 14, 20]), make_set([0.0, 1, 10]))
+    np.testing.assert_array_equal(found, [False, True, False, True])
+
+
+def test_membership_by_hand(rng):
+    # Distances to the generated 0 of training 1, 2, 3 and of held-out 2, 4: pairs won 1, 1, 0 and
+    # 1, 1, 1, one tie of half a point: 5 won, 1/2 tied of 6... (2, 2) is the tie, (3, 2) is lost.
+    found = memorization.membership_auc(
+        make_set([0.0]), make_set([1.0, 2, 3]), make_set([2.0, 4]), rng
+    )
+    assert found.value == pytest.approx((1 + 0.5 + 0 + 3) / 6)
+
+
+def test_an_attacker_finds_the_members_of_a_copier_only(copier, honest, training, heldout, rng):
+    assert memorization.membership_auc(copier, training, heldout, rng).low > 0.5
+    fair = memorization.membership_auc(honest, training, heldout, rng)
+    assert fair.low < 0.5 < fair.high
+
+
+def test_exact_copies_are_equal_in_every_pixel(rng):
+    images = rng.integers(0, 256, (4, 8, 8, 3), np.uint8)
+    generated = images[[2, 0]].copy()
+    generated[1, 3, 3, 1] ^= 1
+    np.testing.assert_array_equal(memorization.exact_copies(generated, images), [True, False])
+
+
+def test_closest_pairs_are_the_closest_first():
+    found = memorization.closest_pairs(
+        make_set([5.0, 0.5, 8.9]), make_set([0.0, 9]), make_set([1.0, 7, 30]), count=2
+    )
+    np.testing.assert_array_equal(found.generated, [2, 1])
+    np.testing.assert_array_equal(found.training, [1, 0])
+    np.testing.assert_array_equal(found.heldout, [1, 0])
+    np.testing.assert_allclose(found.training_distance, [0.1, 0.5])
+    np.testing.assert_allclose(found.heldout_distance, [1.9, 0.5])
+
+
+def joined(a: FeatureSet, b: FeatureSet) -> FeatureSet:
+    """Two classes: the second 100 further on, its lesions with numbers of their own."""
+    features = np.concatenate([a.features, b.features + 100])
+    label = np.repeat([0, 1], [len(a), len(b)])
+    return make_set(features, label=label, lesion=np.concatenate([a.lesion, b.lesion + 500]))
+
+
+def test_copying_in_one_class_shows_in_that_class(copier, honest, training, heldout, rng):
+    other, unseen = draw(rng, 60, images=3), draw(rng, 10, images=3, first_lesion=2000)
+    found = memorization.measure(
+        joined(copier, honest),
+        joined(training, other),
+        joined(heldout, unseen),
+        seed=0,
+        class_names=("a", "b"),
+    )
+    a, b = found["per_class"]["a"], found["per_class"]["b"]
+    assert a["membership_auc"].low > 0.5
+    assert b["membership_auc"].low < 0.5
+    assert a["authenticity"].value == 0.0
+    assert b["authenticity"].value > 0.4
+    assert 0.1 < a["heldout_authenticity"].value < 1
+    assert a["c_t"] < -5 < b["c_t"]
+    # Weighted by the held-out images, 60 and 30.
+    assert found["overall"]["c_t"] == pytest.approx((2 * a["c_t"] + b["c_t"]) / 3)
+    assert found["overall"]["neighbour_ratio"].p_value == pytest.approx(1 / 201)
