@@ -21,6 +21,7 @@ Train a GAN on skin-lesion images, generate labelled images, and see whether the
   dermagan download isic2019 --out raw            or use files that you have
   dermagan prepare --source isic2019=raw --out data
   python train_gan.py --config=configs/dcgan.py:paper --workdir=runs/gan --config.data_dir=data
+  dermagan evaluate --gan runs/gan --data data    near to real images, and no copies of them?
   dermagan generate --gan runs/gan --per-class 100 --out generated
   python train_classifier.py --config=configs/lesion_cnn.py:paper --workdir=runs/cnn \\
       --config.data_dir=data --config.synthetic.gan_workdir=runs/gan \\
@@ -37,6 +38,17 @@ and writes a data set that TensorFlow Datasets reads.
 
 The folder gets data_report.json, splits.csv, quarantine.csv and figures. Nothing in the sources is
 changed. A second run of the same command goes on where a first one was stopped.
+"""
+
+
+_EVALUATE_HELP = """\
+Compares generated images with held-out lesions, always beside as many real images (the floor), and
+looks for copies of training images. Measures every kept checkpoint and says which to take.
+
+  dermagan evaluate --gan runs/gan --data data
+  dermagan evaluate --gan runs/gan --data data --step 6400 --split test    once, at the very end
+
+Writes evaluation.json, evaluation.html and figures. A minute for each checkpoint on 2 cores.
 """
 
 
@@ -71,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         help="compile anew, and keep no compiled programs in your cache folder",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_download, _add_prepare, _add_generate):
+    for add in (_add_demo, _add_download, _add_prepare, _add_evaluate, _add_generate):
         add(commands)
     return parser
 
@@ -137,6 +149,37 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_prepare)
 
 
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure how near a GAN comes to real images, and whether it copies them",
+        description=_EVALUATE_HELP,
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--gan", type=Path, required=True, help="workdir of train_gan.py")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="the prepared set that the GAN was trained on"
+    )
+    parser.add_argument(
+        "--features",
+        default="efficientnet_lite0",
+        help="efficientnet_lite0 (ImageNet; the default), in_domain=CLASSIFIER_WORKDIR or random",
+    )
+    parser.add_argument(
+        "--per-class", type=int, help="images of each class (default: as many as training images)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--step", type=int, help="the checkpoint to measure (default: all kept)")
+    parser.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        default="validation",
+        help="the held-out lesions; test is to be read once (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, help="folder to write (default: GAN/evaluation)")
+    parser.set_defaults(run=_evaluate)
+
+
 def _add_generate(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "generate",
@@ -189,6 +232,27 @@ def _download(options: argparse.Namespace) -> None:
 
     download(options.dataset, options.out.expanduser(), base_url=options.base_url)
     print(f"Next: dermagan prepare --source {options.dataset}={options.out} --out DIR")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from dermagan_jax.study import evaluation, evaluation_report
+
+    _ready_jax(options)
+    gan = options.gan.expanduser()
+    out = gan / "evaluation" if options.out is None else options.out.expanduser()
+    document = evaluation.evaluate(
+        gan,
+        options.data.expanduser(),
+        out,
+        features=options.features,
+        per_class=options.per_class,
+        step=options.step,
+        split=options.split,
+        seed=options.seed,
+        commands=[options.command_line],
+    )
+    print("\n".join(evaluation_report.verdict(document)))
+    print(f"Report: {out}/evaluation.html\n{console.notice(document['kind'])}")
 
 
 def _generate(options: argparse.Namespace) -> None:

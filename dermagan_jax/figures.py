@@ -1,4 +1,4 @@
-"""Charts as PNG files: class counts, counts by split, confusion matrices and training curves.
+"""Charts as PNG files: class counts, confusion matrices, training curves, values with intervals.
 
 All are drawn with the Okabe-Ito palette, which readers with colour-blindness can tell apart
 (Okabe and Ito, "Color Universal Design", 2008), and never rely on colour alone. They use
@@ -230,6 +230,59 @@ def curves(
             label=name,
         )
     axes.set_xlabel(xlabel, fontsize=_TEXT_POINTS)
+    axes.set_ylabel(ylabel, fontsize=_TEXT_POINTS)
+    axes.legend(frameon=False, fontsize=_TEXT_POINTS)
+    return _save(figure, path)
+
+
+def intervals(
+    series: Mapping[str, Mapping[str, tuple[float, float | None, float | None] | None]],
+    path: str | Path,
+    *,
+    ylabel: str,
+    title: str,
+    phantom: bool = False,
+) -> Path:
+    """Draws values with their intervals, the series side by side in each group.
+
+    Args:
+      series: `{name: {group: (value, low, high)}}`, each with the groups of the first; no low and
+        high is a value without an interval, None a gap.
+      path: the PNG to write; its folder must exist.
+      ylabel: what the values are, with the unit.
+      title: the figure's title.
+      phantom: marks the figure as made from phantoms.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: no series, or series with different groups.
+    """
+    groups = list(next(iter(series.values()), {}))
+    if not groups or any(list(values) != groups for values in series.values()):
+        raise ValueError(f"every series needs the same groups, got {dict(series)}")
+    figure, axes = _new_figure(title, height_inches=3.6, phantom=phantom)
+    _plain_axes(axes)
+    for index, (name, values) in enumerate(series.items()):
+        offset = (index - (len(series) - 1) / 2) * 0.3
+        points = [values[group] or (np.nan, None, None) for group in groups]
+        value = np.array([point[0] for point in points])
+        low, high = (
+            np.array([point[0] if point[end] is None else point[end] for point in points], float)
+            for end in (1, 2)
+        )
+        axes.errorbar(
+            np.arange(len(groups)) + offset,
+            value,
+            yerr=np.abs([value - low, high - value]),
+            fmt="osD^"[index % 4],
+            color=LINE_COLOURS[index % len(LINE_COLOURS)],
+            markersize=6,
+            capsize=4,
+            label=name,
+        )
+    axes.set_xticks(range(len(groups)), [_words(name).replace(" ", "\n") for name in groups])
     axes.set_ylabel(ylabel, fontsize=_TEXT_POINTS)
     axes.legend(frameon=False, fontsize=_TEXT_POINTS)
     return _save(figure, path)

@@ -21,7 +21,10 @@ LAYERS = (
     ("train_gan", "train_classifier", "cli", "__main__", "demo"),
     ("study",),
     ("gan_trainer", "classifier_trainer", "classifier_runs", "launch"),
-    ("data", "checkpoints", "compilation", "console", "memory", "synthesis", "workdir", "writers"),
+    (
+        *("data", "checkpoints", "compilation", "console", "features", "memory", "synthesis"),
+        *("workdir", "writers"),
+    ),
     ("gan", "classifier"),
     ("state", "parallel", "stepping", "profiling", "seeds"),
     ("nets", "losses", "augmentation", "metrics", "figures", "alarms"),

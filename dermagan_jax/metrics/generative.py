@@ -191,7 +191,8 @@ def measure(
     Returns:
       `per_class` {class: measures} and `overall`, all images pooled; each has `images`,
       `reference_images`, `kid`, `fid`, `precision`, `recall`, `density`, `coverage` and
-      `classification_accuracy`, as Estimate, float or None.
+      `classification_accuracy`, as Estimate, float or None. `mean_class_kid`: the mean over the
+      classes, which unlike the pooled value also counts images of the wrong class against a GAN.
     """
     rng = np.random.default_rng(seed)
     right = predict_by(candidate, reference) == reference.label
@@ -201,9 +202,11 @@ def measure(
         per_class[name] = _measure_one(
             candidate.of_class(label), reference.take(chosen), right[chosen], rng
         )
+    kids = [each["kid"] for each in per_class.values()]
     return {
         "per_class": per_class,
         "overall": _measure_one(candidate, reference, right, rng),
+        "mean_class_kid": None if None in kids else float(np.mean([each.value for each in kids])),
     }
 
 

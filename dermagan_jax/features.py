@@ -1,0 +1,172 @@
+"""Networks by name that turn images into features, on which generated and real ones are compared.
+
+Measures on the features of two networks can't be compared with each other, nor with those of a
+publication that used a third.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dermagan_jax import images
+from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.nets import pretrained
+from dermagan_jax.nets.efficientnet_lite import EfficientNetLite0
+from dermagan_jax.nets.lesion_cnn import LesionCNN
+from dermagan_jax.state import create_classifier_state
+from dermagan_jax.writers import Progress
+
+DEFAULT = "efficientnet_lite0"
+# Small, so that a batch's widest map stays in a CPU's cache: 165 images a second, 145 with 64.
+BATCH_SIZE = 16
+_LITE0_SIDE, _CNN_SIDE = 160, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """A network that gives features.
+
+    Attributes:
+      name: as in `EXTRACTORS`.
+      note: one sentence on what its features are.
+      side: side of the images that it takes; others are resized.
+      apply: [B, side, side, 3] uint8 to [B, D] float32, jitted.
+      train_split_sha256: what the network was trained on, where that is a prepared set.
+    """
+
+    name: str
+    note: str
+    side: int
+    apply: Callable[[np.ndarray], jax.Array]
+    train_split_sha256: str | None = None
+
+    def extract(self, pictures: np.ndarray, *, label: str) -> np.ndarray:
+        """Computes the features of images.
+
+        Args:
+          pictures: [N, S, S, 3] uint8.
+          label: what the images are, for the progress line.
+
+        Returns:
+          [N, D] float64.
+        """
+        parts = []
+        num_batches = -(-len(pictures) // BATCH_SIZE)
+        with Progress(
+            num_batches, initial_step=0, images_per_step=BATCH_SIZE, label=f"features of {label}"
+        ) as progress:
+            for index in range(num_batches):
+                batch = pictures[index * BATCH_SIZE : (index + 1) * BATCH_SIZE]
+                resized = np.stack([images.resize_crop(image, self.side) for image in batch])
+                # Every batch has one shape, so that one program serves all.
+                padding = ((0, BATCH_SIZE - len(batch)), (0, 0), (0, 0), (0, 0))
+                parts.append(np.asarray(self.apply(np.pad(resized, padding)))[: len(batch)])
+                progress.update(index + 1, {})
+        return np.concatenate(parts).astype(np.float64)
+
+
+def find_extractor(text: str) -> Extractor:
+    """Makes the extractor that a user names.
+
+    Args:
+      text: one of `usages()`.
+
+    Raises:
+      DermaganError: there is no such extractor, or its weights are missing.
+    """
+    name, separator, path = text.partition("=")
+    if name not in EXTRACTORS or bool(separator) != (name in TAKES_PATH):
+        raise DermaganError(f"--features {text}: give one of {', '.join(usages())}")
+    return EXTRACTORS[name](Path(path).expanduser())
+
+
+def usages() -> list[str]:
+    """Lists how a user writes each extractor."""
+    return [f"{name}={TAKES_PATH[name]}" if name in TAKES_PATH else name for name in EXTRACTORS]
+
+
+def _lite0(_: Path) -> Extractor:
+    return _make_lite0(
+        pretrained.efficientnet_lite0_variables(),
+        name="efficientnet_lite0",
+        note="Pooled features of EfficientNet-Lite0, trained on ImageNet's photographs of objects.",
+    )
+
+
+def _random(_: Path) -> Extractor:
+    example = jnp.zeros((1, _LITE0_SIDE, _LITE0_SIDE, 3))
+    return _make_lite0(
+        jax.jit(EfficientNetLite0().init)(jax.random.key(0), example),
+        name="random",
+        note="Pooled features of EfficientNet-Lite0 with random weights: no substitute for a "
+        "trained network, only a check that a finding does not hang on one.",
+    )
+
+
+def _make_lite0(variables: Mapping, *, name: str, note: str) -> Extractor:
+    def apply(variables: Mapping, image: jax.Array) -> jax.Array:
+        # The scaling of TensorFlow's release, from which the weights come.
+        scaled = (image.astype(jnp.float32) - 127.0) / 128.0
+        features, _ = EfficientNetLite0().apply(variables, scaled)
+        return features
+
+    # An argument, not a constant: a program with the weights in it would be compiled anew for each.
+    return Extractor(name, note, _LITE0_SIDE, functools.partial(jax.jit(apply), variables))
+
+
+def _in_domain(workdir: Path) -> Extractor:
+    """The last hidden layer of a classifier of ours, at its best validation loss."""
+    with Checkpoints(workdir, best_metric="loss", read_only=True) as checkpoints:
+        step = checkpoints.best_step()
+        config = {} if step is None else checkpoints.restore_config(step)
+        if step is None or "synthetic" not in config.get("config", {}):
+            raise DermaganError(
+                f"{workdir}: is not a classifier's workdir; name one that train_classifier.py made"
+            )
+        model = LesionCNN()
+        fresh = create_classifier_state(
+            jax.random.key(0), model=model, tx=optax.adam(1e-3), image_size=_CNN_SIDE
+        )
+        variables = checkpoints.restore_state(fresh, step).net.variables
+
+    def is_last_hidden(module: nn.Module, _: str) -> bool:
+        return module.name == "Dense_1"
+
+    def apply(variables: Mapping, image: jax.Array) -> jax.Array:
+        _, kept = model.apply(
+            variables,
+            images.to_float(image),
+            train=False,
+            capture_intermediates=is_last_hidden,
+            mutable=["intermediates"],
+        )
+        return nn.relu(kept["intermediates"]["Dense_1"]["__call__"][0])
+
+    return Extractor(
+        "in_domain",
+        "Last hidden layer of a classifier trained on this set's training split: it knows the "
+        "training images, so that its signs of copying say little.",
+        _CNN_SIDE,
+        functools.partial(jax.jit(apply), variables),
+        config["data"]["train_split_sha256"],
+    )
+
+
+EXTRACTORS: Mapping[str, Callable[[Path], Extractor]] = MappingProxyType(
+    {"efficientnet_lite0": _lite0, "in_domain": _in_domain, "random": _random}
+)
+"""What makes each extractor, by the name that a user gives."""
+
+TAKES_PATH: Mapping[str, str] = MappingProxyType({"in_domain": "CLASSIFIER_WORKDIR"})
+"""What follows the name and `=`, for those whose weights are the user's."""

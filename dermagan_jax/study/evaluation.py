@@ -1,0 +1,285 @@
+"""Measures a GAN's checkpoints against held-out lesions: are they near, and do they copy?"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dermagan_jax import files, synthesis
+from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.data import prepared
+from dermagan_jax.errors import DermaganError, LeakError
+from dermagan_jax.features import Extractor, find_extractor
+from dermagan_jax.lesions import CLASSES, NUM_CLASSES
+from dermagan_jax.metrics import generative, intervals, memorization
+from dermagan_jax.metrics.feature_set import FeatureSet
+from dermagan_jax.study import evaluation_report
+
+RESULT = "evaluation.json"
+NUM_PAIRS = 8
+# A z-score, and shares of chance over the four classes and all of them together.
+_LOW_C_T, _LOW_P_VALUE = -3.0, 0.01
+
+_logger = logging.getLogger("dermagan")
+
+
+def evaluate(
+    gan_workdir: Path,
+    data_dir: Path,
+    out: Path,
+    *,
+    features: str,
+    per_class: int | None = None,
+    step: int | None = None,
+    split: str = "validation",
+    seed: int = 0,
+    commands: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Measures the kept checkpoints of a GAN, and writes evaluation.json, figures and a report.
+
+    Args:
+      gan_workdir: the GAN's workdir.
+      data_dir: the prepared set that it was trained on.
+      out: folder to write: new, empty, or of an earlier evaluation, which is replaced.
+      features: an extractor, as `features.find_extractor` reads it.
+      per_class: generated images of each class; None for as many as there are training images.
+      step: the one checkpoint to measure; None for all that are kept.
+      split: the held-out lesions, `validation` or `test`.
+      seed: of the latents, the floor's images, the bootstrap and the deals.
+      commands: the command lines, for the report's footer.
+
+    Returns:
+      The document written to evaluation.json.
+
+    Raises:
+      DermaganError: bad input, before anything is computed.
+      LeakError: the GAN, or the classifier behind `features`, was trained on another split, or the
+        set's splits share lesions on purpose.
+    """
+    steps = _choose_steps(gan_workdir, step, split)
+    real = _RealImages.load(data_dir, split)
+    counts = real.counts_for(per_class)
+    extractor = find_extractor(features)
+    real.require_train_split(extractor.train_split_sha256, f"--features {features}")
+    gans = [synthesis.load_gan(gan_workdir, step=each) for each in steps]
+    for gan in gans:
+        real.require_train_split(gan.train_split_sha256, str(gan_workdir))
+    _claim(out)
+    comparison = _Comparison(real, extractor, counts, seed)
+    results, galleries = zip(*map(comparison.measure, gans), strict=True)
+    best = min(range(len(results)), key=lambda index: _rank(results[index]))
+    document = {
+        "kind": real.report["kind"],
+        "features": {"name": extractor.name, "note": extractor.note, "side": extractor.side},
+        "split": split,
+        "seed": seed,
+        "intervals": {"level": intervals.LEVEL, "resamples": intervals.NUM_RESAMPLES},
+        "neighbours": generative.NEIGHBOURS,
+        "train_split_sha256": real.report["split_hashes"]["train"],
+        "num_training_images": len(real.training.label),
+        "floor": comparison.floor,
+        "checkpoints": list(results),
+        "best_step": steps[best],
+    }
+    files.write_json(out / RESULT, document)
+    evaluation_report.write(out, document, galleries[best], commands=commands)
+    return document
+
+
+def _choose_steps(workdir: Path, step: int | None, split: str) -> list[int]:
+    if step is not None:
+        return [step]
+    if split == "test":
+        raise DermaganError(
+            "--split test needs --step: the test split is read once, for the checkpoint that the "
+            "validation split chose"
+        )
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+    if not steps:
+        raise DermaganError(f"{workdir}: holds no whole checkpoint; train the GAN first")
+    return steps
+
+
+def _rank(result: Mapping[str, Any]) -> float:
+    kid = result["generative"]["mean_class_kid"]
+    return np.inf if kid is None else kid
+
+
+@dataclasses.dataclass(frozen=True)
+class _RealImages:
+    """The training images and the held-out ones, which show other lesions."""
+
+    folder: Path
+    report: Mapping[str, Any]
+    training: prepared.Split
+    heldout: prepared.Split
+
+    @classmethod
+    def load(cls, folder: Path, split: str) -> _RealImages:
+        report = prepared.load_report(folder)
+        if report["leaky"]:
+            raise LeakError(
+                f"{folder}: its splits share lesions on purpose, so that none is held out; prepare "
+                "a set that is split by lesion"
+            )
+        prepared.audit(folder)
+        training, heldout = (prepared.load_split(folder, name) for name in ("train", split))
+        for name, part in (("train", training), (split, heldout)):
+            missing = [CLASSES[c] for c in range(NUM_CLASSES) if not (part.label == c).any()]
+            if missing:
+                raise DermaganError(
+                    f"{folder}: the {name} split has no image of {', '.join(missing)}; prepare a "
+                    "set with more images"
+                )
+        return cls(folder, report, training, heldout)
+
+    def counts_for(self, per_class: int | None) -> dict[str, int]:
+        """Says how many images to compare: as many generated as training images, for the floor."""
+        training = np.bincount(self.training.label, minlength=NUM_CLASSES).tolist()
+        if per_class is None:
+            return dict(zip(CLASSES, training, strict=True))
+        if not 1 <= per_class <= min(training):
+            raise DermaganError(
+                f"--per-class {per_class}: give 1 to {min(training)}, the training images of the "
+                "smallest class: the floor compares as many real images"
+            )
+        return dict.fromkeys(CLASSES, per_class)
+
+    def require_train_split(self, sha256: str | None, what: str) -> None:
+        ours = self.report["split_hashes"]["train"]
+        if sha256 not in (None, ours):
+            raise LeakError(
+                f"{what}: was trained on another training split ({sha256[:12]}…, here "
+                f"{ours[:12]}…), which may hold the held-out lesions; name the set that it saw"
+            )
+
+
+def _claim(out: Path) -> None:
+    if out.exists() and not (out / RESULT).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise DermaganError(f"{out}: exists and is no evaluation; name another --out")
+    try:
+        (out / evaluation_report.FIGURES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DermaganError(f"{out}: cannot be written ({error.strerror}); name another") from error
+
+
+class _Comparison:
+    """The real images' features and floor, computed once for all checkpoints."""
+
+    def __init__(
+        self, real: _RealImages, extractor: Extractor, counts: Mapping[str, int], seed: int
+    ) -> None:
+        self._real, self._extractor, self._counts, self._seed = real, extractor, counts, seed
+        self._training = self._features_of(real.training, "training images")
+        self._heldout = self._features_of(real.heldout, "held-out images")
+        chosen = self._training.take(self._draw_training())
+        self.floor = _plain(generative.measure(chosen, self._heldout, seed=seed))
+
+    def _features_of(self, split: prepared.Split, label: str) -> FeatureSet:
+        # An image without a lesion's name is one of its own.
+        lesion = np.where(split.lesion_id == "", split.image_id, split.lesion_id)
+        return FeatureSet(self._extractor.extract(split.image, label=label), split.label, lesion)
+
+    def _draw_training(self) -> np.ndarray:
+        """Chooses as many training images of each class as are generated."""
+        rng = np.random.default_rng(self._seed)
+        return np.concatenate(
+            [
+                rng.choice(np.flatnonzero(self._training.label == label), count, replace=False)
+                for label, count in enumerate(self._counts.values())
+            ]
+        )
+
+    def measure(self, gan: synthesis.TrainedGan) -> tuple[dict[str, Any], np.ndarray]:
+        """Returns a checkpoint's measures and the gallery of its closest pairs."""
+        _logger.info("generating %d images from step %d", sum(self._counts.values()), gan.step)
+        generated = synthesis.generate(gan, per_class=self._counts, seed=self._seed)
+        pictures = [generated.image, self._real.training.image, self._real.heldout.image]
+        if pictures[0].shape[1:] != pictures[1].shape[1:]:
+            raise DermaganError(
+                f"{self._real.folder}: holds images of {pictures[1].shape[1]} pixels and the GAN "
+                f"makes {pictures[0].shape[1]}; name the set that it was trained on"
+            )
+        ours = FeatureSet(
+            self._extractor.extract(generated.image, label=f"images of step {gan.step}"),
+            generated.label,
+            np.arange(len(generated.label)),
+        )
+        sets = (ours, self._training, self._heldout)
+        pairs = memorization.closest_pairs(*sets, count=NUM_PAIRS)
+        copies = [memorization.exact_copies(pictures[0], each).sum() for each in pictures[1:]]
+        result = {
+            "step": gan.step,
+            "generative": _plain(generative.measure(ours, self._heldout, seed=self._seed)),
+            "memorization": _plain(memorization.measure(*sets, seed=self._seed)),
+            "exact_copies": {"training": int(copies[0]), "heldout": int(copies[1])},
+            "closest_pairs": self._describe(pairs, ours),
+        }
+        result["signs_of_copying"] = signs_of_copying(result)
+        rows = [pictures[0][pairs.generated], pictures[1][pairs.training]]
+        return result, np.concatenate([*rows, pictures[2][pairs.heldout]])
+
+    def _describe(self, pairs: memorization.ClosestPairs, ours: FeatureSet) -> list[dict[str, Any]]:
+        return [
+            {
+                "class": CLASSES[ours.label[generated]],
+                "training_image": str(self._real.training.image_id[training]),
+                "heldout_image": str(self._real.heldout.image_id[heldout]),
+                "training_distance": float(to_training),
+                "heldout_distance": float(to_heldout),
+            }
+            for generated, training, heldout, to_training, to_heldout in zip(
+                *(getattr(pairs, field.name) for field in dataclasses.fields(pairs)), strict=True
+            )
+        ]
+
+
+def signs_of_copying(result: Mapping[str, Any]) -> list[str]:
+    """Says in words which measures of a checkpoint speak for copying.
+
+    Args:
+      result: one of the document's `checkpoints`.
+
+    Returns:
+      A phrase a sign; none is no proof that nothing was copied.
+    """
+    signs = []
+    copies = result["exact_copies"]["training"]
+    if copies:
+        signs.append(f"{copies} generated images equal a training image in every pixel")
+    measured = result["memorization"]
+    for name, found in {**measured["per_class"], "all classes": measured["overall"]}.items():
+        where = name.replace("_", " ")
+        auc = found["membership_auc"]
+        if auc["low"] is not None and auc["low"] > 0.5:
+            signs.append(
+                f"training lesions can be told from held-out ones by their nearest generated image "
+                f"({where}: membership AUC {auc['value']:.2f}, from {auc['low']:.2f})"
+            )
+        p_value = found["neighbour_ratio"]["p_value"]
+        if p_value <= _LOW_P_VALUE:
+            signs.append(
+                f"generated images lie nearer to training than to held-out lesions than chance has "
+                f"it ({where}: p = {p_value:.3f})"
+            )
+        if found["c_t"] < _LOW_C_T:
+            signs.append(
+                f"generated images lie nearer to training images than held-out ones do "
+                f"({where}: C_T {found['c_t']:.1f})"
+            )
+    return signs
+
+
+def _plain(tree: Any) -> Any:
+    """Returns nested dictionaries with their dataclasses as dictionaries too."""
+    if isinstance(tree, Mapping):
+        return {name: _plain(value) for name, value in tree.items()}
+    if isinstance(tree, intervals.Estimate | memorization.NeighbourRatio):
+        return dataclasses.asdict(tree)
+    return tree
