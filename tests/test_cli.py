@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dermagan_jax import cli
+from dermagan_jax import cli, features
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +50,27 @@ def test_generate_writes_the_folder(
     assert len(list(out.rglob("*_0000*.png"))) == 8
 
 
+def test_evaluate_says_which_checkpoint_to_take(
+    tiny_gan: Path,
+    phantom_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # The networks of 160 pixels are slow where programs are compiled without optimisation.
+    monkeypatch.setattr(features, "_LITE0_SIDE", 32)
+    out = tmp_path / "out"
+    words = ["evaluate", "--gan", str(tiny_gan), "--data", str(phantom_set), "--features", "random"]
+    cli.main([*words, "--per-class", "3", "--step", "1", "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert "Take step 1." in printed
+    assert "Phantom data: says nothing about skin." in printed
+    document = json.loads((out / "evaluation.json").read_text())
+    assert document["features"]["name"] == "random"
+    assert document["floor"]["overall"]["images"] == 12
+    assert f"--out {out}</code>" in (out / "evaluation.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -59,6 +80,7 @@ def test_generate_writes_the_folder(
         (["prepare", "--source", "phantom=5", "--out", "x", "--recipe", "r.json"], "r.json"),
         (["prepare", "--source", "phantom=5", "--out", "x", "--cap", "nevus=3"], "nevus=3"),
         (["generate", "--gan", "nowhere", "--out", "x"], "holds no checkpoints"),
+        (["evaluate", "--gan", "nowhere", "--data", "x"], "holds no checkpoints"),
     ],
 )
 def test_bad_input_ends_in_exit_code_2_and_writes_nothing(
@@ -83,7 +105,15 @@ def test_help_shows_the_whole_way(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    for word in ("download", "prepare", "train_gan.py", "generate", "train_classifier.py", "demo"):
+    for word in (
+        "download",
+        "prepare",
+        "train_gan.py",
+        "evaluate",
+        "generate",
+        "train_classifier.py",
+        "demo",
+    ):
         assert word in text
 
 

@@ -22,6 +22,10 @@ SERIES = {
     "training": ([0, 10, 20], [1.4, 1.0, 0.8]),
     "validation": ([0, 20], [1.4, None]),
 }
+ESTIMATES = {
+    "generated": {"melanoma": (0.4, 0.3, 0.55), "all_classes": (0.35, None, None)},
+    "floor": {"melanoma": None, "all_classes": (0.01, -0.02, 0.03)},
+}
 
 DRAWINGS: dict[str, Callable[..., Path]] = {
     "class_counts": lambda path, **k: figures.class_counts(COUNTS, path, title="Images", **k),
@@ -30,6 +34,9 @@ DRAWINGS: dict[str, Callable[..., Path]] = {
     ),
     "confusion_matrix": lambda path, **k: figures.confusion_matrix(
         MATRIX, lesions.CLASSES, path, title="Test", **k
+    ),
+    "intervals": lambda path, **k: figures.intervals(
+        ESTIMATES, path, ylabel="KID", title="KID", **k
     ),
     "curves": lambda path, **k: figures.curves(SERIES, path, ylabel="loss", title="Loss", **k),
 }
@@ -171,6 +178,34 @@ class TestCurves:
         figures.curves(SERIES, tmp_path / "a.png", ylabel="y", title="word " * 30)
         title = next(text for text in texts if text.startswith("word"))
         assert max(map(len, title.splitlines())) <= 60
+
+
+class TestIntervals:
+    def test_names_groups_and_series(self, tmp_path, texts):
+        figures.intervals(ESTIMATES, tmp_path / "a.png", ylabel="KID", title="Near or far")
+        assert {"melanoma", "all\nclasses", "generated", "floor", "KID"} <= set(texts)
+
+    def test_bars_reach_from_low_to_high(self, tmp_path, monkeypatch):
+        drawn = []
+        monkeypatch.setattr(
+            matplotlib.axes.Axes,
+            "errorbar",
+            lambda axes, x, y, yerr, **options: drawn.append((options["label"], x, y, yerr)),
+        )
+        monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda *_, **__: None)
+        figures.intervals(ESTIMATES, tmp_path / "a.png", ylabel="KID", title="KID")
+        (first, x, y, yerr), (second, other_x, other_y, other_yerr) = drawn
+        assert (first, second) == ("generated", "floor")
+        np.testing.assert_allclose(y, [0.4, 0.35])
+        np.testing.assert_allclose(yerr, [[0.1, 0], [0.15, 0]])
+        np.testing.assert_allclose(other_y, [np.nan, 0.01])
+        np.testing.assert_allclose(other_yerr, [[np.nan, 0.03], [np.nan, 0.02]])
+        assert (x < other_x).all()
+
+    @pytest.mark.parametrize("series", [{}, {"a": {}}, {"a": {"x": None}, "b": {"y": None}}])
+    def test_refuses_no_series_and_uneven_ones(self, series, tmp_path):
+        with pytest.raises(ValueError, match="the same groups"):
+            figures.intervals(series, tmp_path / "a.png", ylabel="KID", title="KID")
 
 
 def test_class_colours_are_the_same_in_every_figure_and_all_differ():

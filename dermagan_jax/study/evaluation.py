@@ -74,14 +74,9 @@ def evaluate(
     results, galleries = zip(*map(comparison.measure, gans), strict=True)
     best = min(range(len(results)), key=lambda index: _rank(results[index]))
     document = {
-        "kind": real.report["kind"],
-        "features": {"name": extractor.name, "note": extractor.note, "side": extractor.side},
+        **_settings(real, extractor),
         "split": split,
         "seed": seed,
-        "intervals": {"level": intervals.LEVEL, "resamples": intervals.NUM_RESAMPLES},
-        "neighbours": generative.NEIGHBOURS,
-        "train_split_sha256": real.report["split_hashes"]["train"],
-        "num_training_images": len(real.training.label),
         "floor": comparison.floor,
         "checkpoints": list(results),
         "best_step": steps[best],
@@ -89,6 +84,16 @@ def evaluate(
     files.write_json(out / RESULT, document)
     evaluation_report.write(out, document, galleries[best], commands=commands)
     return document
+
+
+def _settings(real: _RealImages, extractor: Extractor) -> dict[str, Any]:
+    return {
+        "kind": real.report["kind"],
+        "train_split_sha256": real.report["split_hashes"]["train"],
+        "features": {"name": extractor.name, "note": extractor.note, "side": extractor.side},
+        "intervals": {"level": intervals.LEVEL, "resamples": intervals.NUM_RESAMPLES},
+        "neighbours": generative.NEIGHBOURS,
+    }
 
 
 def _choose_steps(workdir: Path, step: int | None, split: str) -> list[int]:

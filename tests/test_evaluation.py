@@ -1,0 +1,218 @@
+"""The evaluation of a tiny GAN: what is written, what is refused, what counts as a sign."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dermagan_jax import features, synthesis
+from dermagan_jax.data import prepared
+from dermagan_jax.data.prepare import prepare
+from dermagan_jax.errors import DermaganError, LeakError
+from dermagan_jax.lesions import CLASSES
+from dermagan_jax.study import evaluation, evaluation_report
+
+# Sixteen pixels of the image: enough to tell phantoms from noise, and fast.
+PIXELS = features.Extractor(
+    "pixels", "Sixteen pixels.", 4, lambda image: jnp.asarray(image / 255.0).reshape(len(image), -1)
+)
+
+
+@pytest.fixture(autouse=True)
+def pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "find_extractor", lambda text: PIXELS)
+
+
+@pytest.fixture(scope="module")
+def many_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set with more validation images than `phantom_set` has."""
+    out = tmp_path_factory.mktemp("many") / "set"
+    changes = {"test_per_class": 2, "validation_fraction": 0.5}
+    prepare(out, source_texts=["phantom=36"], plan_changes=changes, num_workers=1, progress=False)
+    return out
+
+
+def says_it_saw(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Makes every GAN claim that it was trained on this set."""
+    sha256 = prepared.load_report(folder)["split_hashes"]["train"]
+    load_gan = synthesis.load_gan
+
+    def load(workdir: Path, *, step: int | None = None) -> synthesis.TrainedGan:
+        gan = load_gan(workdir, step=step)
+        data = {**gan.provenance["data"], "train_split_sha256": sha256}
+        return dataclasses.replace(gan, provenance={**gan.provenance, "data": data})
+
+    patch.setattr(synthesis, "load_gan", load)
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    tiny_gan: Path, many_set: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("evaluation") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "find_extractor", lambda text: PIXELS)
+        says_it_saw(many_set, patch)
+        return out, evaluate(tiny_gan, many_set, out, commands=["dermagan evaluate …"])
+
+
+def evaluate(tiny_gan: Path, phantom_set: Path, out: Path, **changes) -> dict:
+    return evaluation.evaluate(tiny_gan, phantom_set, out, **{"features": "pixels", **changes})
+
+
+def test_every_kept_checkpoint_stands_beside_the_floor(evaluated, many_set):
+    out, document = evaluated
+    assert json.loads((out / evaluation.RESULT).read_text()) == json.loads(json.dumps(document))
+    assert [each["step"] for each in document["checkpoints"]] == [1, 2]
+    kids = {e["step"]: e["generative"]["mean_class_kid"] for e in document["checkpoints"]}
+    assert document["best_step"] == min(kids, key=kids.__getitem__)
+    assert document["floor"]["mean_class_kid"] < min(kids.values())
+    counts = prepared.load_report(many_set)["counts"]
+    for result in (document["floor"], *(e["generative"] for e in document["checkpoints"])):
+        for name in CLASSES:
+            measured = result["per_class"][name]
+            assert measured["images"] == counts["train"][name]
+            assert measured["reference_images"] == counts["validation"][name]
+    # Grey noise is copied from nobody.
+    assert document["checkpoints"][0]["exact_copies"] == {"training": 0, "heldout": 0}
+    assert len(document["checkpoints"][0]["closest_pairs"]) == evaluation.NUM_PAIRS
+
+
+def test_the_report_holds_verdict_figures_and_gallery(evaluated):
+    out, document = evaluated
+    page = (out / evaluation_report.REPORT).read_text()
+    assert "Phantom data: says nothing about skin. Research use only" in page
+    assert f"Take step {document['best_step']}, whose KID" in page
+    assert page.count("<figure>") == 7
+    assert len(list((out / "figures").iterdir())) == 7
+    assert "dermagan evaluate …" in page
+    for word in ("private", "clinical"):
+        assert word not in page.lower()
+
+
+def test_the_same_call_gives_the_same_bytes(evaluated, tiny_gan, many_set, tmp_path, monkeypatch):
+    out, document = evaluated
+    again = tmp_path / "again"
+    says_it_saw(many_set, monkeypatch)
+    evaluate(tiny_gan, many_set, again, commands=["dermagan evaluate …"])
+    for path in (path for path in out.rglob("*") if path.is_file()):
+        assert (again / path.relative_to(out)).read_bytes() == path.read_bytes(), path
+    other = evaluate(tiny_gan, many_set, again, seed=1, step=1)
+    assert [each["step"] for each in other["checkpoints"]] == [1]
+    assert other["checkpoints"][0]["generative"] != document["checkpoints"][0]["generative"]
+
+
+def test_a_gan_that_repeats_its_training_images_is_found_out(
+    tiny_gan, phantom_set, tmp_path, monkeypatch
+):
+    training = prepared.load_split(phantom_set, "train")
+    generate = synthesis.generate
+
+    def copy(trained, *, per_class, seed):
+        generated = generate(trained, per_class=per_class, seed=seed)
+        order = np.argsort(training.label, kind="stable")
+        return dataclasses.replace(generated, image=training.image[order])
+
+    monkeypatch.setattr(synthesis, "generate", copy)
+    document = evaluate(tiny_gan, phantom_set, tmp_path / "out", step=2)
+    (result,) = document["checkpoints"]
+    assert result["exact_copies"]["training"] == len(training.label)
+    assert result["closest_pairs"][0]["training_distance"] == pytest.approx(0, abs=1e-6)
+    overall = result["memorization"]["overall"]
+    assert overall["authenticity"]["value"] == 0
+    assert overall["membership_auc"]["value"] == 1
+    assert "equal a training image in every pixel" in result["signs_of_copying"][0]
+    verdict = evaluation_report.verdict(document)
+    assert verdict[1].startswith("Signs that it copies its training images: ")
+    # The floor is the training images themselves.
+    fids = [each["overall"]["fid"] for each in (result["generative"], document["floor"])]
+    assert fids[0] == pytest.approx(fids[1])
+
+
+def measured(**changes) -> dict:
+    honest = {
+        "membership_auc": {"value": 0.52, "low": 0.47, "high": 0.57},
+        "neighbour_ratio": {"p_value": 0.3},
+        "c_t": 4.0,
+    }
+    memorization = {"per_class": {"melanoma": {**honest, **changes}}, "overall": honest}
+    return {"memorization": memorization, "exact_copies": {"training": 0, "heldout": 1}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "signs"),
+    [
+        ({}, 0),
+        ({"membership_auc": {"value": 0.6, "low": 0.51, "high": 0.7}}, 1),
+        ({"membership_auc": {"value": 0.9, "low": None, "high": None}}, 0),
+        ({"membership_auc": {"value": 0.3, "low": 0.2, "high": 0.4}}, 0),
+        ({"neighbour_ratio": {"p_value": 0.005}, "c_t": -3.5}, 2),
+    ],
+)
+def test_signs_of_copying(changes, signs):
+    found = evaluation.signs_of_copying(measured(**changes))
+    assert len(found) == signs
+    assert all("(melanoma: " in each for each in found)
+
+
+def test_the_verdict_says_what_one_checkpoint_or_too_few_images_leave(evaluated):
+    _, document = evaluated
+    one = {**document, "checkpoints": document["checkpoints"][:1], "best_step": 1, "split": "test"}
+    take, _, test = evaluation_report.verdict(one)
+    assert take.startswith("Take step 1. Its mean KID is ")
+    assert "to be read once" in test
+    first = document["checkpoints"][0]
+    few = {**first, "generative": {**first["generative"], "mean_class_kid": None}}
+    take, _ = evaluation_report.verdict({**one, "checkpoints": [few], "split": "validation"})
+    assert take == "Take step 1. There are too few images for its KID."
+
+
+def test_the_test_split_is_read_for_one_checkpoint_only(tiny_gan, phantom_set, tmp_path):
+    with pytest.raises(DermaganError, match="--split test needs --step"):
+        evaluate(tiny_gan, phantom_set, tmp_path / "out", split="test")
+    document = evaluate(tiny_gan, phantom_set, tmp_path / "out", split="test", step=2, per_class=4)
+    assert document["floor"]["overall"]["reference_images"] == 20
+    assert document["floor"]["overall"]["images"] == 16
+    assert "which is to be read once" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_bad_input_is_named_before_anything_is_written(tiny_gan, phantom_set, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(DermaganError, match="has no checkpoint of step 9"):
+        evaluate(tiny_gan, phantom_set, out, step=9)
+    with pytest.raises(DermaganError, match=r"--per-class 99: give 1 to \d+, the training images"):
+        evaluate(tiny_gan, phantom_set, out, per_class=99)
+    with pytest.raises(DermaganError, match="holds no checkpoints"):
+        evaluate(tmp_path, phantom_set, out)
+    with pytest.raises(DermaganError, match="is no prepared set"):
+        evaluate(tiny_gan, tmp_path, out)
+    assert not out.exists()
+    out.mkdir()
+    (out / "notes.txt").write_text("keep")
+    with pytest.raises(DermaganError, match="is no evaluation; name another --out"):
+        evaluate(tiny_gan, phantom_set, out)
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+def test_another_training_split_is_refused(tiny_gan, phantom_set, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    changes = {"test_per_class": 4}
+    prepare(other, source_texts=["phantom=20"], plan_changes=changes, num_workers=1, progress=False)
+    with pytest.raises(LeakError, match="run: was trained on another training split"):
+        evaluate(tiny_gan, other, tmp_path / "out")
+    knowing = dataclasses.replace(PIXELS, train_split_sha256="0" * 64)
+    monkeypatch.setattr(evaluation, "find_extractor", lambda text: knowing)
+    with pytest.raises(LeakError, match="--features pixels: was trained on another"):
+        evaluate(tiny_gan, phantom_set, tmp_path / "out")
+
+
+def test_a_set_whose_splits_share_lesions_is_refused(tiny_gan, phantom_set, tmp_path, monkeypatch):
+    leaky = {**prepared.load_report(phantom_set), "leaky": True}
+    monkeypatch.setattr(prepared, "load_report", lambda folder: leaky)
+    with pytest.raises(LeakError, match="share lesions on purpose"):
+        evaluate(tiny_gan, phantom_set, tmp_path / "out")
