@@ -163,7 +163,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--features",
         default="efficientnet_lite0",
-        help="efficientnet_lite0 (ImageNet; the default), in_domain=CLASSIFIER_WORKDIR or random",
+        help="efficientnet_lite0 (ImageNet; the default), inception_v3=KERAS_H5_FILE, "
+        "in_domain=CLASSIFIER_WORKDIR or random",
     )
     parser.add_argument(
         "--per-class", type=int, help="images of each class (default: as many as training images)"

@@ -101,9 +101,11 @@ def test_in_domain_is_the_layer_below_the_best_classifiers_logits(
     np.testing.assert_allclose(found @ last["kernel"] + last["bias"], logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("text", ["vgg16", "", "efficientnet_lite0=x", "in_domain", "random=1"])
+@pytest.mark.parametrize(
+    "text", ["vgg16", "", "efficientnet_lite0=x", "in_domain", "random=1", "inception_v3"]
+)
 def test_a_name_that_is_none_is_answered_with_those_there_are(text):
-    with pytest.raises(DermaganError, match="give one of efficientnet_lite0, in_domain=CLASS"):
+    with pytest.raises(DermaganError, match="give one of efficientnet_lite0, inception_v3=KERAS_"):
         features.find_extractor(text)
 
 

@@ -122,11 +122,11 @@ def test_exact_copies_are_equal_in_every_pixel(rng):
 
 def test_closest_pairs_are_the_closest_first():
     found = memorization.closest_pairs(
-        make_set([5.0, 0.5, 8.9]), make_set([0.0, 9]), make_set([1.0, 7, 30]), count=2
+        make_set([5.0, 0.5, 8.9]), make_set([0.0, 9]), make_set([30.0, 7, 1]), count=2
     )
     np.testing.assert_array_equal(found.generated, [2, 1])
     np.testing.assert_array_equal(found.training, [1, 0])
-    np.testing.assert_array_equal(found.heldout, [1, 0])
+    np.testing.assert_array_equal(found.heldout, [1, 2])
     np.testing.assert_allclose(found.training_distance, [0.1, 0.5])
     np.testing.assert_allclose(found.heldout_distance, [1.9, 0.5])
 

