@@ -134,6 +134,25 @@ def test_a_gan_that_repeats_its_training_images_is_found_out(
     assert fids[0] == pytest.approx(fids[1])
 
 
+def test_images_of_one_lesion_are_known_as_such(tiny_gan, phantom_set, tmp_path, monkeypatch):
+    seen = []
+    measure = evaluation.generative.measure
+
+    def spy(candidate, reference, **options):
+        seen.append((candidate, reference))
+        return measure(candidate, reference, **options)
+
+    monkeypatch.setattr(evaluation.generative, "measure", spy)
+    evaluate(tiny_gan, phantom_set, tmp_path / "out", step=1)
+    (floor, reference), (ours, _) = seen
+    training = prepared.load_split(phantom_set, "train")
+    assert sorted(floor.lesion) == sorted(training.lesion_id)
+    assert len(set(floor.lesion)) < len(floor)
+    heldout = prepared.load_split(phantom_set, "validation")
+    np.testing.assert_array_equal(reference.lesion, heldout.lesion_id)
+    assert len(set(ours.lesion)) == len(ours)
+
+
 def measured(**changes) -> dict:
     honest = {
         "membership_auc": {"value": 0.52, "low": 0.47, "high": 0.57},
