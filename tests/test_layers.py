@@ -166,6 +166,21 @@ def test_conv_valid_and_its_gradients_equal_the_plain_ones(
             assert jnp.abs((value - expected).astype(jnp.float32)).max() <= tolerance * scale
 
 
+@pytest.mark.parametrize("channels", [60, 128])
+def test_winograds_forms_of_a_valid_convolution_equal_the_plain_ones(channels: int) -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (12, 6, 6, channels))
+    kernel = jax.random.normal(keys[1], (3, 3, channels, 5))
+    y = jax.random.normal(keys[2], (12, 4, 4, 5))
+    value, gradients = jax.vjp(stride_one._plain_valid, x, kernel)
+    for_input, for_kernel = gradients(y)
+    chex.assert_trees_all_close(stride_one._cpu_valid(x, kernel), value, atol=1e-3)
+    ours = stride_one._cpu_valid_input_gradient(y, kernel)
+    chex.assert_trees_all_close(ours, for_input, atol=1e-3)
+    ours = stride_one._cpu_valid_kernel_gradient(x, y)
+    chex.assert_trees_all_close(ours, for_kernel, atol=1e-3)
+
+
 def test_conv_valid_differentiates_twice() -> None:
     keys = jax.random.split(jax.random.key(1), 2)
     x, kernel = jax.random.normal(keys[0], (2, 6, 6, 3)), jax.random.normal(keys[1], (3, 3, 3, 2))

@@ -30,6 +30,9 @@ def _plain_valid_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(x, y, (1, 1), "VALID", dimension_numbers=numbers)
 
 
+# With fewer, adding overlapping tiles up takes the time that Winograd's products save.
+_FEWEST_CHANNELS = 128
+
 # XLA's CPU convolution was seen to take 134 ms for an output 30 wide and 52 ms for one 32 wide.
 _FAST_WIDTH = 16
 
@@ -51,7 +54,8 @@ def _cpu_valid(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _cpu_valid_input_gradient(y: jax.Array, kernel: jax.Array) -> jax.Array:
-    if winograd.suits(y.shape[:3], kernel.shape[2], len(kernel)):
+    taps, channels = kernel.shape[1:3]
+    if channels >= _FEWEST_CHANNELS and winograd.suits(y.shape[:3], channels, taps):
         return winograd.conv_input_gradient(y, kernel)
     # Without the barrier XLA folds both moves into the convolution: a form 20 times slower.
     flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
