@@ -166,8 +166,8 @@ def test_conv_valid_and_its_gradients_equal_the_plain_ones(
             assert jnp.abs((value - expected).astype(jnp.float32)).max() <= tolerance * scale
 
 
-@pytest.mark.parametrize("channels", [60, 128])
-def test_winograds_forms_of_a_valid_convolution_equal_the_plain_ones(channels: int) -> None:
+def test_winograds_forms_of_a_valid_convolution_equal_the_plain_ones() -> None:
+    channels = 128
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (12, 6, 6, channels))
     kernel = jax.random.normal(keys[1], (3, 3, channels, 5))
