@@ -43,8 +43,8 @@ def _wide_conv(x: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
     return wide[:, :, :width]
 
 
-# With fewer, Winograd's form gains little, and less where each core trains a seed of its own: on two
-# cores the paper's CNN, of 60 channels, took 8% less time alone and 13% more beside another.
+# With fewer, Winograd's form gains little, and less where each core trains a seed of its own: on
+# two cores the paper's CNN, of 60 channels, took 8% less time alone and 13% more beside another.
 _FEWEST_CHANNELS = 128
 
 
