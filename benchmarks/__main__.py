@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, roofline, startup, tables, turns
+from benchmarks import cases, growth, precision, roofline, startup, tables, turns
 
 RESULTS = turns.ROOT / "benchmarks" / "results.json"
 
@@ -84,9 +84,20 @@ def main() -> None:
     if flags.only in "roofline":
         print("roofline: the machine's rates, and what the steps would take at them")
         rates = roofline.machine_rates()
-        steps = {name: roofline.floors(name, rates) for name in roofline.STEPS}
+        steps = {name: roofline.floors(*step, rates) for name, step in roofline.STEPS.items()}
         record("roofline", {"rates": rates, "steps": steps})
         print(f"  {rates}\n  {steps}")
+    for sweep in growth.SWEEPS:
+        name = f"growth_{sweep.name}"
+        if flags.only in name:
+            print(f"{name}: time and memory by {sweep.label}", flush=True)
+            record(name, growth.measure(sweep, num_turns=flags.turns))
+            growth.draw(sweep, results[name])
+            print(f"  {results[name]}")
+    if flags.only in "precision":
+        print("precision: the same runs in float32 and in bfloat16", flush=True)
+        record("precision", precision.measure())
+        precision.draw(results["precision"])
     tables.write(results)
 
 

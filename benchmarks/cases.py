@@ -94,7 +94,8 @@ STEPS = (
 
 def epoch() -> Case:
     """An epoch of CNN steps, the training split read from disk in it."""
-    data_dir, class_folders = data.phantom_set()
+    data_dir = data.phantom_set()
+    class_folders = data.class_folders(data_dir)
     num_images = sum(1 for _ in class_folders.glob("*/*.png"))
     batch_size = 64
     return Case(

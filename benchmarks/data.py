@@ -14,17 +14,22 @@ FOLDER = ROOT / "runs" / "bench"
 PER_CLASS = 512
 
 
-def phantom_set() -> tuple[Path, Path]:
-    """Makes what is missing; returns the set, and the class folders of its training split."""
-    data_dir = FOLDER / f"phantom_{PER_CLASS}"
-    prepare(data_dir, source_texts=[f"phantom={PER_CLASS}"])
-    class_folders = FOLDER / f"phantom_{PER_CLASS}_png"
-    done = class_folders / ".done"
+def phantom_set(per_class: int = PER_CLASS) -> Path:
+    """Makes a set of phantoms, or finds it."""
+    data_dir = FOLDER / f"phantom_{per_class}"
+    prepare(data_dir, source_texts=[f"phantom={per_class}"])
+    return data_dir
+
+
+def class_folders(data_dir: Path) -> Path:
+    """Makes PNG files of a set's training split, or finds them."""
+    folders = data_dir.with_name(f"{data_dir.name}_png")
+    done = folders / ".done"
     if not done.is_file():
         split = prepared.load_split(data_dir, "train")
         for index, (image, label) in enumerate(zip(split.image, split.label, strict=True)):
-            folder = class_folders / CLASSES[label]
+            folder = folders / CLASSES[label]
             folder.mkdir(parents=True, exist_ok=True)
             images.write_png(folder / f"{index:06d}.png", image)
         done.touch()
-    return data_dir, class_folders
+    return folders

@@ -29,10 +29,10 @@ LATENT_SIZE = 512
 IMAGE_SIZE = 64
 
 
-def _random_batch(batch_size: int) -> dict[str, np.ndarray]:
+def _random_batch(batch_size: int, image_size: int = IMAGE_SIZE) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
-        "image": rng.integers(0, 256, (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8),
+        "image": rng.integers(0, 256, (batch_size, image_size, image_size, 3), dtype=np.uint8),
         "label": rng.integers(0, 4, batch_size, dtype=np.int32),
     }
 
@@ -61,17 +61,20 @@ def _forever(batch: Any) -> Iterator[Any]:
         yield superbatch
 
 
-def gan_step(*, batch_size: int) -> Work:
+def gan_step(*, batch_size: int, width: int = 64, image_size: int = IMAGE_SIZE) -> Work:
     """One update of the paper's discriminator and generator."""
-    nets = {"generator": dcgan.Generator(), "discriminator": dcgan.Discriminator()}
+    nets = {
+        "generator": dcgan.Generator(width=width, image_size=image_size),
+        "discriminator": dcgan.Discriminator(width=width),
+    }
     tx = optax.adam(2e-4, b1=0.5, b2=0.999)
     fixed = {**nets, "g_tx": tx, "d_tx": tx, "latent_size": LATENT_SIZE}
-    create = partial(state.create_gan_state, **fixed, image_size=IMAGE_SIZE)
+    create = partial(state.create_gan_state, **fixed, image_size=image_size)
     first = jax.jit(create)(jax.random.key(0))
     mesh = parallel.make_mesh(batch_size)
     steps = parallel.compile_steps(partial(gan.train_step, **fixed), jax.random.fold_in, mesh)
     steps = partial(steps, jax.random.key(1))
-    batch = {"image": _random_batch(batch_size)["image"]}
+    batch = {"image": _random_batch(batch_size, image_size)["image"]}
     return _Stepper(parallel.replicate(first, mesh), steps, _forever(batch))
 
 
@@ -88,10 +91,17 @@ def _cnn_steps(policy: str, mesh: Mesh) -> parallel.Steps:
     return parallel.compile_steps(step, keys_of, mesh, batch_axis=1)
 
 
-def _cnn(batch_size: int, policy: str, batches: Iterator[Any], *, num_seeds: int = 1) -> _Stepper:
+def _cnn(
+    batch_size: int,
+    policy: str,
+    batches: Iterator[Any],
+    *,
+    num_seeds: int = 1,
+    image_size: int = IMAGE_SIZE,
+) -> _Stepper:
     """Trains the seeds side by side, as the classifier's trainer does on a CPU."""
     create = partial(state.create_classifier_state, model=LesionCNN(), tx=optax.adam(1e-3))
-    create = jax.jit(partial(create, image_size=IMAGE_SIZE))
+    create = jax.jit(partial(create, image_size=image_size))
     lanes, first = [], []
     for seed, mesh in enumerate(parallel.share_devices(num_seeds, batch_size)):
         key = jax.random.key(seed)
@@ -101,14 +111,17 @@ def _cnn(batch_size: int, policy: str, batches: Iterator[Any], *, num_seeds: int
     return _Stepper(first, parallel.side_by_side(lanes), batches)
 
 
-def _seed_batches(batch_size: int, num_seeds: int) -> Iterator[Any]:
-    batch = _random_batch(batch_size)
+def _seed_batches(
+    batch_size: int, num_seeds: int, image_size: int = IMAGE_SIZE
+) -> Iterator[Any]:
+    batch = _random_batch(batch_size, image_size)
     return _forever({name: np.stack([value] * num_seeds) for name, value in batch.items()})
 
 
-def cnn_step(*, batch_size: int, policy: str) -> Work:
+def cnn_step(*, batch_size: int, policy: str, image_size: int = IMAGE_SIZE) -> Work:
     """One update of the paper's CNN on a batch of 8-bit images."""
-    return _cnn(batch_size, policy, _seed_batches(batch_size, 1))
+    batches = _seed_batches(batch_size, 1, image_size)
+    return _cnn(batch_size, policy, batches, image_size=image_size)
 
 
 def cnn_seeds(*, num_seeds: int, batch_size: int, policy: str, in_turn: bool = False) -> Work:

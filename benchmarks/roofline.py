@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -44,28 +44,35 @@ def machine_rates() -> dict[str, float]:
     }
 
 
-def floors(name: str, rates: dict[str, float]) -> dict[str, float]:
+def floors(job: str, parameters: Mapping[str, Any], rates: dict[str, float]) -> dict[str, float]:
     """Counts a step's work and divides it by the machine's rates.
 
     Args:
-      name: a key of `STEPS`.
+      job: a function of `ours` that makes a stepper.
+      parameters: what it is called with.
       rates: from `machine_rates`.
 
     Returns:
-      `gflop`, as XLA's cost analysis counts it in the plain forms of the layers; `gbytes`, the same
-      in the program that runs here; `product_floor_ms` and `copy_floor_ms`, what they take at full
-      rate.
+      What `work_of` does; `product_floor_ms` and `copy_floor_ms`, what they take at full rate.
     """
-    job, parameters = STEPS[name]
+    work = work_of(job, parameters)
+    return work | {
+        "product_floor_ms": round(1e3 * work["gflop"] / rates["gflops"], 1),
+        "copy_floor_ms": round(1e3 * work["gbytes"] / rates["gbytes_per_s"], 1),
+    }
+
+
+def work_of(job: str, parameters: Mapping[str, Any]) -> dict[str, float]:
+    """Counts a step's work: `gflop` and `gbytes`.
+
+    The arithmetic is what XLA's cost analysis counts in the plain forms of the layers, the traffic
+    what it counts in the program that runs here.
+    """
     stepper = getattr(ours, job)(**parameters)
-    traced = stepper.steps.trace(stepper.state, next(stepper.superbatches), 0, 0, 1)
+    # The steps may be several compiled functions, or one with its keys bound: traced as one program.
+    traced = jax.jit(stepper.steps).trace(stepper.state, next(stepper.superbatches), 0, 0, 1)
     # A loop's body counts once: right for the loop over steps, of which there is one, and wrong for
     # the loops within the CPU's forms. An accelerator's program has none.
     gflop = traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"] / 1e9
     gbytes = traced.lower().compile().cost_analysis()["bytes accessed"] / 1e9
-    return {
-        "gflop": round(gflop, 1),
-        "gbytes": round(gbytes, 2),
-        "product_floor_ms": round(1e3 * gflop / rates["gflops"], 1),
-        "copy_floor_ms": round(1e3 * gbytes / rates["gbytes_per_s"], 1),
-    }
+    return {"gflop": round(gflop, 1), "gbytes": round(gbytes, 2)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks import growth, precision
 from benchmarks.turns import ROOT
 
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -44,6 +45,12 @@ def _render(results: Mapping[str, Any]) -> str:
     ]
     if "roofline" in results:
         lines += ["", *_roofline(results)]
+    for sweep in growth.SWEEPS:
+        name = f"growth_{sweep.name}"
+        if name in results:
+            lines += ["", f"### Growth: {sweep.label}", "", *growth.table(sweep, results[name])]
+    if "precision" in results:
+        lines += ["", "### Loss by precision", "", *precision.table(results["precision"])]
     return "\n".join(lines) + "\n"
 
 

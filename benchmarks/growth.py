@@ -1,0 +1,170 @@
+"""What growth costs: time and memory of a unit of work as one number grows, all else as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import data, roofline, turns
+from dermagan_jax import figures, images
+
+FIGURES = turns.ROOT / "docs" / "figures"
+MOST_TURNS = 3
+BATCH_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """One number that grows.
+
+    Attributes:
+      name: what `--only` names, after `growth_`.
+      label: what grows, in words.
+      values: what it is set to.
+      series: by name, a job of `ours` and its parameters at a value.
+      why: why the curves look as they do, for the document; "" until they are measured.
+    """
+
+    name: str
+    label: str
+    values: tuple[int, ...]
+    series: Mapping[str, tuple[str, Callable[[int], dict[str, Any]]]]
+    why: str
+
+
+SWEEPS = (
+    Sweep(
+        "batch",
+        "images in a batch",
+        (16, 32, 64, 128, 256, 512),
+        {
+            "GAN": ("gan_step", lambda batch_size: {"batch_size": batch_size}),
+            "CNN": ("cnn_step", lambda batch_size: {"batch_size": batch_size, "policy": "none"}),
+        },
+        "An image costs the GAN 30 ms at batch 16 and 23 at 128: its arithmetic is the same, but "
+        "the parameters are updated once a batch: it moves 0.21, then 0.15 GB an image. The "
+        "CNN has few parameters, moves as much for each image in any batch, and gains nothing from "
+        "more than 32.",
+    ),
+    Sweep(
+        "width",
+        "width of the networks",
+        (16, 32, 64, 128),
+        {"GAN": ("gan_step", lambda width: {"batch_size": BATCH_SIZE, "width": width})},
+        "",
+    ),
+    Sweep(
+        "size",
+        "side of the images in pixels",
+        (32, 64, 128),
+        {
+            "GAN": ("gan_step", lambda side: {"batch_size": BATCH_SIZE, "image_size": side}),
+            "CNN": (
+                "cnn_step",
+                lambda side: {"batch_size": BATCH_SIZE, "policy": "none", "image_size": side},
+            ),
+        },
+        "",
+    ),
+    Sweep(
+        "data",
+        "images of each class in the set",
+        (128, 512, 2048),
+        {
+            "CNN, an epoch": (
+                "epoch",
+                lambda count: {"batch_size": BATCH_SIZE, "data_dir": str(data.phantom_set(count))},
+            )
+        },
+        "",
+    ),
+)
+
+
+def measure(sweep: Sweep, *, num_turns: int) -> dict[str, list[dict[str, float]]]:
+    """Measures a sweep's series at each of its values.
+
+    Args:
+      sweep: what grows.
+      num_turns: counted turns, of which at most three are taken.
+
+    Returns:
+      By series, a point a value: `value`, `ms` a unit, its `range_ms`, `peak_mib`, and for steps
+      `gflop` and `gbytes` of a unit, see `roofline.floors`.
+    """
+    return {
+        name: [_point(job, parameters(value), value, num_turns) for value in sweep.values]
+        for name, (job, parameters) in sweep.series.items()
+    }
+
+
+def _point(job: str, parameters: dict[str, Any], value: int, num_turns: int) -> dict[str, Any]:
+    case = turns.Case(
+        name=f"{job} {value}",
+        job=job,
+        parameters=parameters,
+        peers=(),
+        unit="",
+        units=1 if job != "cnn_step" else max(1, 640 // parameters["batch_size"]),
+        images=parameters["batch_size"],
+        target=None,
+    )
+    found = turns.measure(case, turns=min(num_turns, MOST_TURNS))
+    point = {
+        "value": value,
+        "ms": found["median_ms"],
+        "range_ms": found["range_ms"],
+        "peak_mib": found["peak_mib"],
+    }
+    return point if job == "epoch" else point | roofline.work_of(job, parameters)
+
+
+def table(sweep: Sweep, found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """Returns the lines of a sweep in the document: figure, table and explanation."""
+    return [
+        f"![Time and memory by {sweep.label}](figures/growth_{sweep.name}.png)",
+        "",
+        f"| unit | {sweep.label} | ms | GFLOP | GFLOP/s | GB moved | GB/s | peak memory, MiB |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_row(name, point) for name, points in found.items() for point in points),
+        *(("", sweep.why) if sweep.why else ()),
+    ]
+
+
+def _row(name: str, point: Mapping[str, Any]) -> str:
+    low, high = point["range_ms"]
+    secs = point["ms"] / 1e3
+    cells = [name, f"{point['value']:,}", f"{point['ms']:,.1f} ({low:,.1f} to {high:,.1f})"]
+    for key in ("gflop", "gbytes"):
+        work = point.get(key)
+        cells += ["", ""] if work is None else [f"{work:,.1f}", f"{work / secs:,.1f}"]
+    return f"| {' | '.join(cells)} | {point['peak_mib']:,} |"
+
+
+def draw(sweep: Sweep, found: Mapping[str, list[dict[str, float]]]) -> Path:
+    """Draws time and memory side by side into `docs/figures`."""
+    path = FIGURES / f"growth_{sweep.name}.png"
+    path.parent.mkdir(exist_ok=True)
+    panels = (("ms", 1e3, "seconds"), ("peak_mib", 1024, "peak memory, GiB"))
+    drawn = []
+    with tempfile.TemporaryDirectory() as folder:
+        for key, divisor, ylabel in panels:
+            series = {
+                name: ([p["value"] for p in points], [p[key] / divisor for p in points])
+                for name, points in found.items()
+            }
+            panel = figures.curves(
+                series,
+                Path(folder) / f"{key}.png",
+                ylabel=ylabel,
+                xlabel=sweep.label,
+                title=f"{ylabel.partition(',')[0].capitalize()} by {sweep.label}",
+            )
+            drawn.append(images.read(panel))
+    images.write_png(path, np.concatenate(drawn, axis=1))
+    return path

@@ -1,0 +1,112 @@
+"""The benchmarks' own parts: what is run, what photographs are made, what the document says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import __main__ as command
+from benchmarks import cases, growth, photographs, precision, tables
+from dermagan_jax import images
+from dermagan_jax.lesions import CLASSES
+
+
+def test_data_is_made_only_for_the_cases_that_read_it(monkeypatch):
+    made = []
+
+    def make(num_images: int) -> Path:
+        made.append(num_images)
+        return Path("photographs")
+
+    monkeypatch.setattr(cases, "photographs", make)
+    assert [case.name for case in command._cases("gan_step_1", with_long=True)] == [
+        "gan_step_16",
+        "gan_step_128",
+    ]
+    assert made == []
+    assert [case.name for case in command._cases("prepare", with_long=False)] == [
+        "prepare_1k",
+        "prepare_10k",
+    ]
+    (case,) = command._cases("prepare_100k", with_long=True)
+    assert (case.name, case.images, case.most_turns) == ("prepare_100k", 100_000, 1)
+    assert made == [1_000, 10_000, 100_000]
+
+
+def test_cases_go_by_the_names_that_they_are_made_under(monkeypatch):
+    monkeypatch.setattr(cases, "photographs", lambda num_images: Path("photographs"))
+    for name, make in {**cases.FROM_DISK, **cases.LONG}.items():
+        if name.startswith("prepare"):
+            assert make().name == name
+
+
+def test_photographs_are_all_different_and_complete(tmp_path, monkeypatch):
+    monkeypatch.setattr(photographs, "FOLDER", tmp_path)
+    monkeypatch.delenv(photographs.REAL_IMAGES, raising=False)
+    folder = tmp_path / "raw"
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    shape = (len(CLASSES) * photographs._BASES_PER_CLASS, 32, 32, 3)
+    bases = rng.integers(0, 256, shape, dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    np.save(folder / photographs._BASES, bases)
+    photographs._write(folder, 10, 0)
+    files = sorted(folder.glob("*/*.jpg"))
+    assert [len(list((folder / name).iterdir())) for name in CLASSES] == [3, 3, 2, 2]
+    small = [images.resize_crop(images.read(path), 16).astype(int) for path in files]
+    assert Image.open(files[0]).size == photographs.SIZE
+    apart = [np.abs(a - b).mean() for i, a in enumerate(small) for b in small[:i]]
+    assert min(apart) > 10
+
+
+def points(values: tuple[int, ...]) -> list[dict]:
+    return [
+        {"value": v, "ms": 10.0 * v, "range_ms": [9.0 * v, 11.0 * v], "peak_mib": 1000 + v}
+        | {"gflop": 2.0 * v, "gbytes": 0.5 * v}
+        for v in values
+    ]
+
+
+def test_a_sweep_is_drawn_and_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "FIGURES", tmp_path / "figures")
+    sweep = growth.SWEEPS[0]
+    path = growth.draw(sweep, {"GAN": points((16, 32)), "CNN": points((16, 64))})
+    height, width, _ = images.read(path).shape
+    assert width > 2 * height  # Two panels.
+    lines = growth.table(sweep, {"GAN": points((16, 512))})
+    assert (
+        "| GAN | 512 | 5,120.0 (4,608.0 to 5,632.0) | 1,024.0 | 200.0 | 256.0 | 50.0 | 1,512 |"
+    ) in lines
+    assert (sweep.why in lines) == bool(sweep.why)
+
+
+def test_precision_tells_the_mean_distance_of_the_curves(monkeypatch, tmp_path):
+    losses = {"float32": [1.0, 0.5], "bfloat16": [1.1, 0.4]}
+
+    def train(script, config, num_steps, fields):
+        curve = losses["bfloat16"] if fields["precision"] == "bfloat16" else losses["float32"]
+        shift = float(fields["seed"])
+        rows = [{"step": s, "loss": v + shift} for s, v in zip((5, 10), curve, strict=True)]
+        return [*rows, {"step": 10, "validation/loss": 3.0}]
+
+    monkeypatch.setattr(precision, "_train", train)
+    monkeypatch.setattr(precision, "FIGURES", tmp_path / "figures")
+    found = {"CNN": precision._compare("script.py", "recipe.py:smoke", 10, "loss")}
+    assert found["CNN"]["gap"] == {"bfloat16": 0.1, "float32, another seed": 1.0}
+    precision.draw(found)
+    assert (tmp_path / "figures" / "precision_cnn.png").is_file()
+    assert "| `recipe.py:smoke`, bfloat16 | loss | 10 | 0.1000 |" in precision.table(found)
+
+
+def test_the_document_holds_the_figures_of_the_results():
+    root = Path(tables.DOCUMENT).parents[1]
+    results = json.loads((root / "benchmarks" / "results.json").read_text())
+    text = tables.DOCUMENT.read_text()
+    assert tables._render(results) in text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            target = line.partition("](")[2].rstrip(")")
+            assert (tables.DOCUMENT.parent / target).is_file()
