@@ -111,9 +111,7 @@ def _cnn(
     return _Stepper(first, parallel.side_by_side(lanes), batches)
 
 
-def _seed_batches(
-    batch_size: int, num_seeds: int, image_size: int = IMAGE_SIZE
-) -> Iterator[Any]:
+def _seed_batches(batch_size: int, num_seeds: int, image_size: int = IMAGE_SIZE) -> Iterator[Any]:
     batch = _random_batch(batch_size, image_size)
     return _forever({name: np.stack([value] * num_seeds) for name, value in batch.items()})
 

@@ -69,7 +69,7 @@ def work_of(job: str, parameters: Mapping[str, Any]) -> dict[str, float]:
     what it counts in the program that runs here.
     """
     stepper = getattr(ours, job)(**parameters)
-    # The steps may be several compiled functions, or one with its keys bound: traced as one program.
+    # The steps may be several compiled functions, or one with its keys bound: traced as one.
     traced = jax.jit(stepper.steps).trace(stepper.state, next(stepper.superbatches), 0, 0, 1)
     # A loop's body counts once: right for the loop over steps, of which there is one, and wrong for
     # the loops within the CPU's forms. An accelerator's program has none.
