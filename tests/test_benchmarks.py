@@ -57,7 +57,8 @@ def test_photographs_are_all_different_and_complete(tmp_path, monkeypatch):
     files = sorted(folder.glob("*/*.jpg"))
     assert [len(list((folder / name).iterdir())) for name in CLASSES] == [3, 3, 2, 2]
     small = [images.resize_crop(images.read(path), 16).astype(int) for path in files]
-    assert Image.open(files[0]).size == photographs.SIZE
+    with Image.open(files[0]) as first:
+        assert first.size == photographs.SIZE
     apart = [np.abs(a - b).mean() for i, a in enumerate(small) for b in small[:i]]
     assert min(apart) > 10
 
