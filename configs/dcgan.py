@@ -27,17 +27,30 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     config.conditioning = "per_class"  # One GAN a class.
 
     config.model = ml_collections.ConfigDict()
+    config.model.architecture = "dcgan"
     config.model.width = 64  # Channels of the discriminator's first and the generator's last map.
     config.model.latent_size = 512
+    config.model.latent_degrees = 0.0  # Of Student's t, from which latents are drawn; 0 is normal.
     config.model.image_size = 64  # 32, 64 or 128: that of the prepared set.
 
     config.batch_size = 64  # Real images of each class in a step.
     config.num_steps = 1_600
+    config.total_kimg = 0.0  # Or a budget in thousands of real images of all classes, num_steps 0.
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 2e-4
+    config.optimizer.d_learning_rate = 0.0  # 0: the same.
     config.optimizer.b1 = 0.5
     config.optimizer.b2 = 0.999
+    config.optimizer.schedule = "constant"  # "linear": to 0 over the second half.
+    config.loss = "non_saturating"  # "non_saturating", "hinge" or "relativistic".
     config.label_smoothing = 0.0  # Taken off the discriminator's target for real images.
+    config.r1 = 0.0  # Gamma of the gradient penalty on real images.
+    config.r2 = 0.0  # And on generated images.
+    config.penalty_interval = 16  # Steps from one penalty, this many times as strong, to the next.
+    config.augment = "none"  # "ada", or policies of DiffAugment: "color,translation,cutout".
+    config.ada_kimg = 100.0  # Thousands of images in which ADA's p may go from 0 to 1.
+    config.turn_reals = False  # Show real images in all eight symmetries of the square.
+    config.shared_latents = False  # Both updates of a step use the same generated images.
     config.ema_half_life_kimg = 10.0  # Moving average of the generator; 0 is none, as in the paper.
 
     config.precision = "float32"  # "float32", "tf32" or "bfloat16"; parameters stay float32.

@@ -13,6 +13,7 @@ from dermagan_jax.lesions import CLASSES
 WINDOW_ROWS = 20
 DOMINANT_REAL, DOMINANT_FAKE = 0.9, 0.1
 COLLAPSED_DIVERSITY = 0.25
+ALL = "all"
 
 
 def diversity(image: np.ndarray) -> float:
@@ -38,14 +39,17 @@ class Alarms:
     * Collapse: samples from fixed latents have less than a quarter of the diversity of real
       images.
 
+    A GAN that knows all classes has one discriminator, whose dominance is no class's; it is raised
+    for "all".
+
     Attributes:
       raised: the alarms so far, each with `step`, `class`, `alarm` and `message`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_class: bool = True) -> None:
         self.raised: list[dict[str, object]] = []
         self._scores: dict[str, deque[tuple[float, float]]] = {
-            name: deque(maxlen=WINDOW_ROWS) for name in CLASSES
+            name: deque(maxlen=WINDOW_ROWS) for name in (CLASSES if per_class else (ALL,))
         }
 
     def watch(self, step: int, row: Mapping[str, float | None]) -> list[str]:
@@ -53,7 +57,7 @@ class Alarms:
 
         Args:
           step: the row's step.
-          row: metrics by name; `train/d_real/CLASS`, `train/d_fake/CLASS` and
+          row: metrics by name; `train/d_real/CLASS`, `train/d_fake/CLASS` (without class for all) and
             `samples/diversity/CLASS` (as a share of the real images') are read where present.
 
         Returns:
@@ -61,10 +65,12 @@ class Alarms:
         """
         messages = []
         for name, scores in self._scores.items():
-            real, fake = row.get(f"train/d_real/{name}"), row.get(f"train/d_fake/{name}")
+            suffix = "" if name == ALL else f"/{name}"
+            real, fake = row.get(f"train/d_real{suffix}"), row.get(f"train/d_fake{suffix}")
             if real is not None and fake is not None:
                 scores.append((real, fake))
                 messages += self._dominance(step, name)
+        for name in CLASSES:
             share = row.get(f"samples/diversity/{name}")
             if share is not None and not math.isnan(share) and share < COLLAPSED_DIVERSITY:
                 message = f"samples have {share:.0%} of the diversity of the real images"

@@ -1,10 +1,10 @@
-"""Trains one GAN a class: data to checkpoints, by a ConfigDict."""
+"""Trains a GAN, or one a class: data to checkpoints, by a ConfigDict."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 
-from dermagan_jax import files, gan, images, parallel, stepping, synthesis, workdir
+from dermagan_jax import files, gan, gan_config, images, parallel, stepping, workdir
 from dermagan_jax.alarms import Alarms, diversity
 from dermagan_jax.checkpoints import Checkpoints
-from dermagan_jax.data.pipeline import LabelledImages, class_batches
+from dermagan_jax.data.pipeline import Batch, LabelledImages, class_batches, train_batches
 from dermagan_jax.data.training import open_for_training
-from dermagan_jax.errors import DermaganError, TrainingError
+from dermagan_jax.errors import TrainingError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
-from dermagan_jax.nets import dcgan
 from dermagan_jax.nets.precision import find_precision
 from dermagan_jax.profiling import Tracer, Window
 from dermagan_jax.state import GanState, create_gan_state
@@ -38,10 +36,10 @@ _logger = logging.getLogger("dermagan")
 def train(
     config: ml_collections.ConfigDict, run_folder: Path, *, profile: Window | None = None
 ) -> dict[str, Any]:
-    """Trains until `config.num_steps`, going on from the last checkpoint in the workdir.
+    """Trains to the end of its budget, going on from the last checkpoint in the workdir.
 
     Args:
-      config: see `configs/dcgan.py`.
+      config: see `configs/dcgan.py` and `configs/resgan.py`.
       run_folder: the workdir: checkpoints, metrics.jsonl, tensorboard, samples, config.json and
         summary.json are written here and nowhere else.
       profile: steps to trace, into the workdir's `profile`.
@@ -53,7 +51,7 @@ def train(
       DermaganError: bad input, before anything is written.
       TrainingError: a loss is no longer finite; the last good checkpoint stays.
     """
-    _check(config)
+    gan_config.check(config)
     with find_precision(config.precision).applied():
         return _train(config, run_folder, profile)
 
@@ -72,8 +70,8 @@ def _train(
         state = checkpoints.resume(run.create_state())
         state, last = _loop(run, state, checkpoints, run_folder, document, tracer)
     summary = {
-        "num_steps": int(state.step[0]),
-        "images_per_class": int(state.step[0]) * config.batch_size,
+        "num_steps": _steps_done(state),
+        "kimg": _steps_done(state) * gan_config.images_per_step(config) / 1000,
         "data": data,
         "last": last,
         "alarms": run.alarms.raised,
@@ -82,87 +80,111 @@ def _train(
     return summary
 
 
-def _check(config: ml_collections.ConfigDict) -> None:
-    if config.conditioning != "per_class":
-        raise DermaganError(f"config.conditioning is {config.conditioning!r}; known: 'per_class'")
-    for name in ("batch_size", "num_steps", "log_every_steps", "checkpoint_every_steps"):
-        if config[name] < 1:
-            raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
-
-
-def _class_keys(purpose: int, key: jax.Array, step: jax.Array | int) -> jax.Array:
-    key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
-    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(NUM_CLASSES))
+def _steps_done(state: GanState) -> int:
+    return int(np.ravel(state.step)[0])
 
 
 class _Run:
-    """The compiled functions of one run and its fixed noise."""
+    """The compiled functions of one run and its fixed noise.
+
+    One network knows all classes, or each class has its own: then states, variables and metrics
+    have a leading class axis, and so have the keys.
+    """
 
     def __init__(self, config: ml_collections.ConfigDict, real: LabelledImages) -> None:
         self.config = config
         self.real = real
+        self.per_class = gan_config.is_per_class(config)
+        self.num_steps = gan_config.num_steps(config)
         self.key = jax.random.key(config.seed)
-        self.generator = synthesis.make_generator(config)
-        self.discriminator = dcgan.Discriminator(
-            width=config.model.width, dtype=find_precision(config.precision).dtype
-        )
-        self.tx = optax.adam(
-            config.optimizer.learning_rate, b1=config.optimizer.b1, b2=config.optimizer.b2
-        )
-        self.alarms = Alarms()
+        self.rules = gan_config.make_rules(config)
+        self.generator = gan_config.make_generator(config)
+        self.discriminator = gan_config.make_discriminator(config)
+        self.g_tx, self.d_tx = gan_config.make_optimizers(config)
+        self.alarms = Alarms(per_class=self.per_class)
         self.real_diversity = [
             diversity(real.image[real.label == label]) for label in range(NUM_CLASSES)
         ]
         step = partial(
             gan.train_step,
-            generator=self.generator,
-            discriminator=self.discriminator,
-            g_tx=self.tx,
-            d_tx=self.tx,
+            **self._nets(),
             latent_size=config.model.latent_size,
-            label_smoothing=config.label_smoothing,
-            ema_half_life_kimg=config.ema_half_life_kimg,
+            rules=self.rules,
         )
         self.mesh = parallel.make_mesh(config.batch_size)
         self.train_steps = parallel.compile_steps(
-            parallel.map_over_first_axis(step),
-            partial(_class_keys, _TRAIN),
+            parallel.map_over_classes(step) if self.per_class else step,
+            partial(self._keys, _TRAIN),
             self.mesh,
-            batch_axis=1,
+            batch_axis=1 if self.per_class else 0,
         )
         self.calibrate = jax.jit(self._calibrate)
         self.sample_grid = jax.jit(self._sample_grid)
 
+    def _nets(self) -> dict[str, Any]:
+        return {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "g_tx": self.g_tx,
+            "d_tx": self.d_tx,
+        }
+
     def create_state(self) -> GanState:
-        """Initialises a GAN a class from keys of its own: each leaf has a leading class axis."""
+        """Initialises the GAN, or one a class from keys of its own."""
         create = partial(
             create_gan_state,
-            generator=self.generator,
-            discriminator=self.discriminator,
-            g_tx=self.tx,
-            d_tx=self.tx,
+            **self._nets(),
             latent_size=self.config.model.latent_size,
             image_size=self.config.model.image_size,
+            num_classes=self.rules.num_classes,
+            adaptive=self.config.augment == "ada",
         )
-        state = jax.jit(jax.vmap(create))(_class_keys(_INIT, self.key, 0))
-        return parallel.replicate(state, self.mesh)
+        create = jax.vmap(create) if self.per_class else create
+        return parallel.replicate(jax.jit(create)(self._keys(_INIT, 0)), self.mesh)
+
+    def batches(self, start: int, size: int) -> Iterator[Batch]:
+        """Yields super-batches of `size` batches from step `start` on."""
+        options = {"batch_size": self.config.batch_size, "seed": self.config.seed}
+        options |= {"start_step": start, "steps_per_call": size}
+        if self.per_class:
+            return class_batches(self.real, **options)
+        return train_batches(self.real, balanced=True, **options)
+
+    def _keys(self, purpose: int, step: jax.Array | int) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(self.key, purpose), step)
+        return self._class_keys(key) if self.per_class else key
+
+    def _class_keys(self, key: jax.Array) -> jax.Array:
+        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(NUM_CLASSES))
 
     def _calibrate(self, state: GanState) -> dict[str, Any]:
         calibrate = partial(
             gan.calibrate,
             generator=self.generator,
             latent_size=self.config.model.latent_size,
+            rules=self.rules,
         )
-        operands = (state.g_ema, state.g.batch_stats, _class_keys(_CALIBRATE, self.key, 0))
-        return jax.lax.map(lambda each: calibrate(*each), operands)
+        operands = (state.g_ema, state.g.batch_stats, self._keys(_CALIBRATE, 0))
+        if self.per_class:
+            return jax.lax.map(lambda each: calibrate(*each), operands)
+        return calibrate(*operands)
 
     def _sample_grid(self, variables: dict[str, Any]) -> jax.Array:
         """Generates from the run's fixed latents: [4, GRID_COLUMNS, S, S, 3] uint8."""
+        key = jax.random.fold_in(jax.random.fold_in(self.key, _GRID), 0)
         shape = (GRID_COLUMNS, self.config.model.latent_size)
-        keys = _class_keys(_GRID, self.key, 0)
-        latents = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        sample = partial(gan.sample, generator=self.generator)
-        return jax.lax.map(lambda each: sample(*each), (variables, latents))
+
+        def row(label: jax.Array, key: jax.Array) -> jax.Array:
+            mine, name = variables, None
+            if self.per_class:
+                mine = jax.tree.map(lambda leaf: leaf[label], variables)
+            else:
+                name = jax.nn.one_hot(label, NUM_CLASSES) * jnp.ones((GRID_COLUMNS, 1))
+            z = gan.draw_latents(key, shape, self.rules.latent_degrees)
+            return gan.sample(mine, z, name, generator=self.generator)
+
+        operands = (jnp.arange(NUM_CLASSES), self._class_keys(key))
+        return jax.lax.map(lambda each: row(*each), operands)
 
 
 class _Recorder:
@@ -199,10 +221,11 @@ class _Recorder:
         row: dict[str, float] = {}
         for name, values in metrics.items():
             row[f"train/{name}"] = float(np.mean(values))
-            row |= {
-                f"train/{name}/{each}": float(value)
-                for each, value in zip(CLASSES, values, strict=True)
-            }
+            if self.run.per_class:
+                row |= {
+                    f"train/{name}/{each}": float(value)
+                    for each, value in zip(CLASSES, values, strict=True)
+                }
         self.last = row
         self._write(step, row)
         bad = sorted(name for name, value in row.items() if not math.isfinite(value))
@@ -246,37 +269,30 @@ def _loop(
 ) -> tuple[GanState, dict[str, float]]:
     """Runs the steps; returns the last state and the last row of training metrics."""
     config = run.config
-    start = int(state.step[0])
+    start = _steps_done(state)
     size = stepping.steps_per_call(config.steps_per_call)
-    superbatches = class_batches(
-        run.real,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=start,
-        steps_per_call=size,
-    )
-    per_step = config.batch_size * NUM_CLASSES
+    per_step = gan_config.images_per_step(config)
     with (
         MetricWriter(folder, resume_step=start) as writer,
         Progress(
-            config.num_steps, initial_step=start, images_per_step=per_step, label="gan"
+            run.num_steps, initial_step=start, images_per_step=per_step, label="gan"
         ) as progress,
     ):
         recorder = _Recorder(run, writer, checkpoints, folder, document)
         recorder.recall(start)
 
         def on_metrics(step: int, metrics: Mapping[str, np.ndarray]) -> None:
-            is_checkpoint = step % config.checkpoint_every_steps == 0 or step == config.num_steps
+            is_checkpoint = step % config.checkpoint_every_steps == 0 or step == run.num_steps
             if step % config.log_every_steps == 0 or is_checkpoint:
                 recorder.log(step, metrics)
             progress.update(step, {name: metrics[name].mean() for name in ("d_loss", "g_loss")})
 
         state = stepping.drive(
-            partial(run.train_steps, run.key),
+            run.train_steps,
             state,
-            superbatches,
+            run.batches(start, size),
             start=start,
-            last=config.num_steps,
+            last=run.num_steps,
             size=size,
             every=config.checkpoint_every_steps,
             on_metrics=on_metrics,

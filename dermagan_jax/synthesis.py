@@ -19,12 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dermagan_jax import files, gan, images
+from dermagan_jax import files, gan, gan_config, images
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
-from dermagan_jax.nets import dcgan
-from dermagan_jax.nets.precision import Precision, find_precision
 
 # Batches are always of this size, cut at the end: an image's bytes may depend on its batch's size.
 BATCH_SIZE = 64
@@ -36,21 +34,24 @@ _MANIFEST_COLUMNS = ("file", "class", "seed", "index", "checkpoint_step", "train
 
 @dataclasses.dataclass(frozen=True)
 class TrainedGan:
-    """One generator a class, ready to sample.
+    """A generator that knows all classes, or one a class, ready to sample.
 
     Attributes:
-      generator: the module, called as `(z, train=...)`.
-      variables: its `params` and `batch_stats`, with a leading class axis.
-      latent_size: length of a latent.
+      generator: the module, called as `(z, label, train=...)`.
+      variables: its `params` and `batch_stats`; one a class has a leading class axis.
       step: the checkpoint's step.
       provenance: the checkpoint's `config` item: `config` and `data` of the run.
     """
 
     generator: nn.Module
     variables: Mapping[str, Any]
-    latent_size: int
     step: int
     provenance: Mapping[str, Any]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The run's configuration."""
+        return self.provenance["config"]
 
     @property
     def train_split_sha256(self) -> str:
@@ -111,21 +112,6 @@ class Generated:
             )
 
 
-def make_generator(config: Mapping[str, Any]) -> nn.Module:
-    """Builds the generator that a configuration's `model` part describes."""
-    model = config["model"]
-    return dcgan.Generator(
-        width=model["width"],
-        image_size=model["image_size"],
-        dtype=_precision(config).dtype,
-    )
-
-
-def _precision(config: Mapping[str, Any]) -> Precision:
-    # Checkpoints from before there was a choice are float32.
-    return find_precision(config.get("precision", "float32"))
-
-
 def load_gan(workdir: Path, *, step: int | None = None) -> TrainedGan:
     """Loads the generators of a GAN run; the checkpoint is all that it needs.
 
@@ -151,28 +137,34 @@ def load_gan(workdir: Path, *, step: int | None = None) -> TrainedGan:
             )
         variables = checkpoints.restore_generator(step)
     config = provenance["config"]
-    return TrainedGan(
-        make_generator(config), variables, config["model"]["latent_size"], step, provenance
-    )
+    return TrainedGan(gan_config.make_generator(config), variables, step, provenance)
 
 
-def draw_latents(seed: int, label: int, start: int, count: int, latent_size: int) -> jax.Array:
+def draw_latents(
+    seed: int, label: int, start: int, count: int, config: Mapping[str, Any]
+) -> jax.Array:
     """Draws the latents of images `start` to `start + count` of a class.
 
     Returns:
-      [count, latent_size] float32, standard normal.
+      [count, Z] float32, of the run's distribution.
     """
     class_key = jax.random.fold_in(jax.random.key(seed), label)
     keys = jax.vmap(partial(jax.random.fold_in, class_key))(jnp.arange(start, start + count))
-    return jax.vmap(lambda key: jax.random.normal(key, (latent_size,)))(keys)
+    shape = (config["model"]["latent_size"],)
+    degrees = gan_config.latent_degrees(config)
+    return jax.vmap(lambda key: gan.draw_latents(key, shape, degrees))(keys)
 
 
 def _sample_class(trained: TrainedGan, label: int, count: int, seed: int) -> Iterator[np.ndarray]:
-    variables = jax.tree.map(lambda leaf: leaf[label], trained.variables)
+    variables, name = trained.variables, None
+    if gan_config.is_per_class(trained.config):
+        variables = jax.tree.map(lambda leaf: leaf[label], variables)
+    else:
+        name = jax.nn.one_hot(jnp.full(BATCH_SIZE, label), NUM_CLASSES)
     sample = jax.jit(partial(gan.sample, generator=trained.generator))
     for start in range(0, count, BATCH_SIZE):
-        z = draw_latents(seed, label, start, BATCH_SIZE, trained.latent_size)
-        yield np.asarray(sample(variables, z))[: count - start]
+        z = draw_latents(seed, label, start, BATCH_SIZE, trained.config)
+        yield np.asarray(sample(variables, z, name))[: count - start]
 
 
 def generate(trained: TrainedGan, *, per_class: Mapping[str, int] | int, seed: int) -> Generated:
@@ -189,7 +181,7 @@ def generate(trained: TrainedGan, *, per_class: Mapping[str, int] | int, seed: i
     counts = dict.fromkeys(CLASSES, per_class) if isinstance(per_class, int) else per_class
     if min(counts.values()) < 0 or not any(counts.values()):
         raise DermaganError(f"images per class is {per_class}; give a number above 0")
-    with _precision(trained.provenance["config"]).applied():
+    with gan_config.precision(trained.config).applied():
         parts = [
             part
             for label, name in enumerate(CLASSES)

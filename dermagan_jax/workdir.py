@@ -20,7 +20,13 @@ _OF_SEEDS = r"seed_\d+|profile|" + re.escape(SEEDS)
 # What may change between two calls of one run: how long it is, and how often it reports.
 _MUTABLE = frozenset(
     {
-        *("num_steps", "steps_per_call", "checkpoint_every_steps", "keep_checkpoints"),
+        *(
+            "num_steps",
+            "total_kimg",
+            "steps_per_call",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+        ),
         *("data_dir", "gan_workdir", "dir"),
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,7 @@ from jax.typing import DTypeLike
 from dermagan_jax.nets import layers
 
 
-def _num_doublings(image_size: int) -> int:
+def num_doublings(image_size: int) -> int:
     """Returns how often 4 pixels double to `image_size`."""
     doublings = (image_size // 4).bit_length() - 1
     if doublings < 1 or 4 << doublings != image_size:
@@ -20,7 +21,8 @@ def _num_doublings(image_size: int) -> int:
     return doublings
 
 
-def _batch_norm(train: bool, axis_name: str | None, dtype: DTypeLike) -> partial[nn.BatchNorm]:
+def batch_norm(train: bool, axis_name: str | None, dtype: DTypeLike) -> partial[nn.BatchNorm]:
+    """Returns PyTorch's BatchNorm, to be called for each layer."""
     # Flax's momentum is one minus PyTorch's 0.1. Flax keeps the biased running variance, PyTorch
     # the unbiased one: a factor n / (n - 1), n = batch x pixels.
     return partial(
@@ -54,18 +56,19 @@ class Generator(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, z: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
         """Generates images.
 
         Args:
           z: [B, Z] float32 latents, standard normal.
+          label: not used; one network knows one class.
           train: normalise by the batch and update `batch_stats`, or use the running statistics.
 
         Returns:
           [B, image_size, image_size, 3] float32 in [-1, 1].
         """
-        doublings = _num_doublings(self.image_size)
-        norm = _batch_norm(train, self.axis_name, self.dtype)
+        doublings = num_doublings(self.image_size)
+        norm = batch_norm(train, self.axis_name, self.dtype)
         channels = self.width << (doublings - 1)
         # A 4x4 transposed convolution of a 1x1 map is a matrix product.
         shape = (4, 4, z.shape[-1], channels)
@@ -84,6 +87,7 @@ class Discriminator(nn.Module):
     At 64x64 and width 64 there are 2,765,696 parameters. BatchNorm follows the first layer too.
 
     Attributes:
+      batch_norm: a batch must hold either real or generated images.
       width: channels of the first hidden map.
       axis_name: mapped axis over which BatchNorm shares its statistics (pmap, shard_map).
       dtype: what the layers compute in; parameters and statistics are float32.
@@ -92,24 +96,29 @@ class Discriminator(nn.Module):
     loss, which is the same function and stable.
     """
 
+    batch_norm: ClassVar[bool] = True
+
     width: int = 64
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self, image: jax.Array, label: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
         """Scores images.
 
         Args:
           image: [B, S, S, 3] float32 in [-1, 1], S 4 times a power of two.
+          label: not used; one network knows one class.
           train: normalise by the batch and update `batch_stats`, or use the running statistics.
 
         Returns:
           [B] float32 logits of "real".
         """
-        norm = _batch_norm(train, self.axis_name, self.dtype)
+        norm = batch_norm(train, self.axis_name, self.dtype)
         x = image.astype(self.dtype)
-        for step in range(_num_doublings(image.shape[1])):
+        for step in range(num_doublings(image.shape[1])):
             x = norm()(layers.ConvDown(self.width << step)(x))
             x = nn.leaky_relu(x, negative_slope=0.2)
         # A 4x4 convolution of a 4x4 map to one channel is a matrix product.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from dermagan_jax.nets import stride_one, stride_two
 
@@ -48,6 +49,72 @@ class ConvUp(nn.Module):
         shape = (4, 4, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         return stride_two.conv_up(x, kernel.swapaxes(2, 3).astype(x.dtype))
+
+
+def _spread(kernel: jax.Array) -> jax.Array:
+    """Convolves a kernel with a 2x2 square of ones: [3, 3, C, F] to [4, 4, C, F]."""
+    pads = [((row, 1 - row), (column, 1 - column)) for row in (0, 1) for column in (0, 1)]
+    return sum(jnp.pad(kernel, (*pad, (0, 0), (0, 0))) for pad in pads)
+
+
+class UpsampleConv(nn.Module):
+    """Nearest upsampling by two and a 3x3 convolution: [B, H, W, C] to [B, 2H, 2W, features].
+
+    The two are one transposed convolution of stride 2, whose 4x4 kernel adds up the taps that meet
+    the same pixel: 4 products a tap of the output where the two steps take 9.
+    """
+
+    features: int
+    kernel_init: Initializer = nn.initializers.he_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the layer."""
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(x.dtype)
+        # `conv_up` is the transpose of a convolution, which reads its kernel turned round.
+        return stride_two.conv_up(x, _spread(kernel[::-1, ::-1]).swapaxes(2, 3))
+
+
+class ConvMeanPool(nn.Module):
+    """A 3x3 convolution and the mean of 2x2 squares: [B, 2H, 2W, C] to [B, H, W, features].
+
+    One convolution of stride 2, see `UpsampleConv`.
+    """
+
+    features: int
+    kernel_init: Initializer = nn.initializers.he_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the layer."""
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(x.dtype)
+        return stride_two.conv_down(x, _spread(kernel) / 4)
+
+
+class ConvSame(nn.Module):
+    """`stride_one.conv_same` with a learned kernel."""
+
+    features: int
+    kernel_init: Initializer = nn.initializers.he_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the layer."""
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        return stride_one.conv_same(x, kernel.astype(x.dtype))
+
+
+class Bias(nn.Module):
+    """Adds a learned number to each channel, at first 0."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the layer to [B, H, W, C]."""
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return x + bias.astype(x.dtype)[None, None, None]
 
 
 class ConvValid(nn.Module):

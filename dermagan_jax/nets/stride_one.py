@@ -126,6 +126,83 @@ relate(
 )
 
 
+def _plain_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT)
+
+
+def _plain_same_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
+    return _plain_valid_kernel_gradient(_framed(x), y)
+
+
+# Seen on two cores: a map of side 4 takes 3.9 ms by patches and 5.3 ms by XLA's convolution, one of
+# side 16 takes 81 ms and 33 ms.
+_LARGEST_PATCHED_SIDE = 8
+
+
+def _framed(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _neighbourhoods(x: jax.Array) -> jax.Array:
+    """Gathers the 3x3 window of each pixel: [B, H, W, C] to [B, H, W, 9 · C]."""
+    _, height, width, _ = x.shape
+    framed = _framed(x)
+    taps = [
+        framed[:, row : row + height, column : column + width]
+        for row in range(3)
+        for column in range(3)
+    ]
+    return jnp.concatenate(taps, axis=-1)
+
+
+def _cpu_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if x.shape[1] > _LARGEST_PATCHED_SIDE:
+        return _plain_same(x, kernel)
+    return _neighbourhoods(x) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _cpu_same_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
+    if x.shape[1] > _LARGEST_PATCHED_SIDE:
+        return _cpu_valid_kernel_gradient(_framed(x), y)
+    channels, features = x.shape[-1], y.shape[-1]
+    products = _neighbourhoods(x).reshape(-1, 9 * channels).T @ y.reshape(-1, features)
+    return products.reshape(3, 3, channels, features)
+
+
+@Bilinear
+def conv_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves with a 3x3 kernel at stride 1, zeros around the image.
+
+    Args:
+      x: [B, H, W, C] float.
+      kernel: [3, 3, C, F] float.
+
+    Returns:
+      [B, H, W, F].
+    """
+    return lax.platform_dependent(x, kernel, cpu=_cpu_same, default=_plain_same)
+
+
+@Bilinear
+def _conv_same_input_gradient(y: jax.Array, kernel: jax.Array) -> jax.Array:
+    # See `_cpu_valid_input_gradient` for the barrier.
+    return conv_same(y, lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3)))
+
+
+@Bilinear
+def _conv_same_kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
+    return lax.platform_dependent(
+        x, y, cpu=_cpu_same_kernel_gradient, default=_plain_same_kernel_gradient
+    )
+
+
+relate(
+    conv_same,
+    for_input=_conv_same_input_gradient,
+    for_kernel=_conv_same_kernel_gradient,
+)
+
+
 def max_pool(x: jax.Array, window: int) -> jax.Array:
     """Takes the maximum over squares of side `window`, at stride `window`.
 

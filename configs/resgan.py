@@ -1,0 +1,84 @@
+r"""A conditional residual GAN for a few hundred images a class, one network for all four.
+
+    python train_gan.py --config=configs/resgan.py --workdir=runs/resgan \
+        --config.data_dir=data/bcn500
+
+Variants:
+  default: 200 thousand images.
+  smoke: narrow networks for a few steps, to see that everything runs.
+
+Comparisons are a field each: --config.augment=none, --config.r1=0, --config.ema_half_life_kimg=0,
+--config.model.d_batch_norm=True, --config.loss=hinge, or relativistic with --config.r2 above 0,
+--config.conditioning=transitional or per_class.
+
+Cost and result: see docs/results.md.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+
+def get_config(variant: str = "default") -> ml_collections.ConfigDict:
+    """Returns the configuration of a variant: `default` or `smoke`."""
+    config = ml_collections.ConfigDict()
+    config.variant = variant
+    config.data_dir = ""  # A prepared data set: `dermagan prepare --out DIR`.
+    config.seed = 0
+    config.conditioning = "conditional"  # "per_class", "conditional" or "transitional".
+    config.transition_kimg = (25.0, 75.0)  # When the class begins to count, and counts in full.
+
+    config.model = ml_collections.ConfigDict()
+    config.model.architecture = "resgan"
+    config.model.width = 64  # Channels of the generator's last hidden map, half the image's side.
+    config.model.max_width = 256
+    config.model.convs = 0  # Further 3x3 convolutions in each block of the generator.
+    config.model.d_width = 48
+    config.model.d_max_width = 192
+    config.model.d_convs = 0
+    config.model.d_batch_norm = False
+    config.model.d_spectral_norm = False
+    config.model.attention_size = 0  # Side of the map with self-attention: 16, 32, or 0 for none.
+    config.model.latent_size = 128
+    config.model.latent_degrees = 0.0  # Of Student's t, from which latents are drawn; 0 is normal.
+    config.model.image_size = 64  # 32, 64 or 128: that of the prepared set.
+
+    config.batch_size = 32  # Real images in a step; of each class, where each has its own GAN.
+    config.total_kimg = 200.0  # Thousands of real images, of all classes together.
+    config.num_steps = 0  # Or a number of updates, and total_kimg 0.
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 4e-4
+    config.optimizer.d_learning_rate = 0.0  # 0: the same.
+    config.optimizer.b1 = 0.5
+    config.optimizer.b2 = 0.99
+    config.optimizer.schedule = "constant"  # "linear": to 0 over the second half.
+    config.loss = "non_saturating"  # "non_saturating", "hinge" or "relativistic".
+    config.label_smoothing = 0.0  # Taken off the discriminator's target for real images.
+    config.r1 = 0.2  # Gamma of the gradient penalty on real images.
+    config.r2 = 0.0  # And on generated images.
+    config.penalty_interval = 16  # Steps from one penalty, this many times as strong, to the next.
+    config.augment = "color,translation,cutout"  # "none", "ada", or policies of DiffAugment.
+    config.ada_kimg = 100.0  # Thousands of images in which ADA's p may go from 0 to 1.
+    config.turn_reals = True  # Show real images in all eight symmetries of the square.
+    config.shared_latents = True  # Both updates of a step use the same generated images.
+    config.ema_half_life_kimg = 10.0  # Moving average of the generator; 0 is none.
+
+    config.precision = "float32"  # "float32", "tf32" or "bfloat16"; parameters stay float32.
+    config.steps_per_call = 0  # Steps of one call to the device; 0: 1 on a CPU, 32 elsewhere.
+    config.log_every_steps = 16  # A multiple of penalty_interval shows the penalty.
+    config.checkpoint_every_steps = 512
+    config.keep_checkpoints = 2
+
+    if variant == "smoke":
+        config.model.width = config.model.max_width = 16
+        config.model.d_width = config.model.d_max_width = 16
+        config.model.latent_size = 16
+        config.batch_size = 16
+        config.total_kimg = 0.0
+        config.num_steps = 40
+        config.log_every_steps = 4
+        config.penalty_interval = 4
+        config.checkpoint_every_steps = 20
+    elif variant != "default":
+        raise ValueError(f"unknown variant {variant!r}; known: default, smoke")
+    return config

@@ -1,0 +1,168 @@
+"""What a GAN's configuration means: its networks, its rules and its length.
+
+A checkpoint carries the configuration of its run, so fields that came later have a default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import optax
+
+from dermagan_jax import ada, diffaugment, losses
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.gan import Rules
+from dermagan_jax.lesions import NUM_CLASSES
+from dermagan_jax.nets import dcgan, resgan
+from dermagan_jax.nets.precision import Precision, find_precision
+
+CONDITIONINGS = ("per_class", "conditional", "transitional")
+ARCHITECTURES = ("dcgan", "resgan")
+SCHEDULES = ("constant", "linear")
+
+Config = Mapping[str, Any]
+
+
+def is_per_class(config: Config) -> bool:
+    """Whether each class has a GAN of its own, rather than all classes one that knows them."""
+    return config["conditioning"] == "per_class"
+
+
+def architecture(config: Config) -> str:
+    """Returns `dcgan` or `resgan`."""
+    return config["model"].get("architecture", "dcgan")
+
+
+def precision(config: Config) -> Precision:
+    """Returns the precision; checkpoints from before there was a choice are float32."""
+    return find_precision(config.get("precision", "float32"))
+
+
+def check(config: Config) -> None:
+    """Refuses a configuration that cannot run.
+
+    Raises:
+      DermaganError: naming the field and the values that it may have.
+    """
+    _one_of("conditioning", config["conditioning"], CONDITIONINGS)
+    _one_of("model.architecture", architecture(config), ARCHITECTURES)
+    _one_of("loss", config["loss"], tuple(losses.ADVERSARIAL))
+    _one_of("optimizer.schedule", config["optimizer"]["schedule"], SCHEDULES)
+    make_augmentation(config["augment"])
+    for name in ("batch_size", "log_every_steps", "checkpoint_every_steps", "penalty_interval"):
+        if config[name] < 1:
+            raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
+    if (config["num_steps"] > 0) == (config["total_kimg"] > 0):
+        raise DermaganError(
+            f"config.num_steps is {config['num_steps']} and config.total_kimg "
+            f"{config['total_kimg']}; give one of them a number above 0 and the other 0"
+        )
+    if architecture(config) == "dcgan" and not is_per_class(config):
+        raise DermaganError(
+            "config.model.architecture is 'dcgan', which takes no class; "
+            "set config.conditioning to 'per_class' or use configs/resgan.py"
+        )
+    group = resgan.MINIBATCH_GROUP
+    if architecture(config) == "resgan" and config["batch_size"] % group:
+        raise DermaganError(
+            f"config.batch_size is {config['batch_size']}; give a multiple of {group}, "
+            "the images that the discriminator compares"
+        )
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise DermaganError(f"config.{name} is {value!r}; known: {', '.join(map(repr, known))}")
+
+
+def num_steps(config: Config) -> int:
+    """Returns the number of updates: as given, or as many as `total_kimg` takes."""
+    if config["num_steps"]:
+        return config["num_steps"]
+    return math.ceil(1000 * config["total_kimg"] / images_per_step(config))
+
+
+def images_per_step(config: Config) -> int:
+    """Returns the real images, of all classes, that an update sees."""
+    return config["batch_size"] * (NUM_CLASSES if is_per_class(config) else 1)
+
+
+def make_generator(config: Config) -> nn.Module:
+    """Builds the generator that a configuration's `model` part describes."""
+    model, dtype = config["model"], precision(config).dtype
+    if architecture(config) == "dcgan":
+        return dcgan.Generator(width=model["width"], image_size=model["image_size"], dtype=dtype)
+    return resgan.Generator(
+        width=model["width"],
+        max_width=model["max_width"],
+        image_size=model["image_size"],
+        convs=model["convs"],
+        attention_size=model["attention_size"],
+        dtype=dtype,
+    )
+
+
+def make_discriminator(config: Config) -> nn.Module:
+    """Builds the discriminator that a configuration's `model` part describes."""
+    model, dtype = config["model"], precision(config).dtype
+    if architecture(config) == "dcgan":
+        return dcgan.Discriminator(width=model["width"], dtype=dtype)
+    return resgan.Discriminator(
+        width=model["d_width"],
+        max_width=model["d_max_width"],
+        convs=model["d_convs"],
+        attention_size=model["attention_size"],
+        batch_norm=model["d_batch_norm"],
+        spectral_norm=model["d_spectral_norm"],
+        transitional=config["conditioning"] == "transitional",
+        dtype=dtype,
+    )
+
+
+def make_augmentation(name: str) -> diffaugment.Augmentation:
+    """Builds the discriminator's augmentation: `none`, `ada`, or policies of DiffAugment."""
+    fixed = {"none": diffaugment.NONE, "ada": ada.AUGMENTATION}
+    return fixed[name] if name in fixed else diffaugment.make_diffaugment(name)
+
+
+def latent_degrees(config: Config) -> float:
+    """Returns the degrees of freedom of Student's t for the latents; 0 is normal."""
+    return config["model"].get("latent_degrees", 0.0)
+
+
+def make_rules(config: Config) -> Rules:
+    """Builds the rules of a run's step."""
+    transitional = config["conditioning"] == "transitional"
+    return Rules(
+        loss=losses.smoothed(losses.ADVERSARIAL[config["loss"]], config["label_smoothing"]),
+        r1=config["r1"],
+        r2=config["r2"],
+        penalty_interval=config["penalty_interval"],
+        augmentation=make_augmentation(config["augment"]),
+        ada_kimg=config["ada_kimg"],
+        turn_reals=config["turn_reals"],
+        shared_latents=config["shared_latents"],
+        latent_degrees=latent_degrees(config),
+        num_classes=0 if is_per_class(config) else NUM_CLASSES,
+        transition_kimg=tuple(config["transition_kimg"]) if transitional else None,
+        ema_half_life_kimg=config["ema_half_life_kimg"],
+    )
+
+
+def make_optimizers(
+    config: Config,
+) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Builds the generator's and the discriminator's Adam."""
+    optimizer, last = config["optimizer"], num_steps(config)
+
+    def adam(rate: float) -> optax.GradientTransformation:
+        schedule: Any = rate
+        if optimizer["schedule"] == "linear":
+            schedule = optax.linear_schedule(rate, 0.0, last - last // 2, last // 2)
+        return optax.adam(schedule, b1=optimizer["b1"], b2=optimizer["b2"])
+
+    rate = optimizer["learning_rate"]
+    return adam(rate), adam(optimizer["d_learning_rate"] or rate)
