@@ -24,6 +24,7 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     config.variant = variant
     config.data_dir = ""  # A prepared data set: `dermagan prepare --out DIR`.
     config.seed = 0
+    config.init_from = ""  # Workdir of a GAN to start from; it must know none of the test lesions.
     config.conditioning = "per_class"  # One GAN a class.
 
     config.model = ml_collections.ConfigDict()

@@ -19,30 +19,35 @@ from __future__ import annotations
 import ml_collections
 
 
+def _model() -> ml_collections.ConfigDict:
+    model = ml_collections.ConfigDict()
+    model.architecture = "resgan"
+    model.width = 64  # Channels of the generator's last hidden map, half the image's side.
+    model.max_width = 256
+    model.convs = 0  # Further 3x3 convolutions in each block of the generator.
+    model.d_width = 48
+    model.d_max_width = 192
+    model.d_convs = 0
+    model.d_batch_norm = False
+    model.d_spectral_norm = False
+    model.attention_size = 0  # Side of the map with self-attention: 16, 32, or 0 for none.
+    model.latent_size = 128
+    model.latent_degrees = 0.0  # Of Student's t, from which latents are drawn; 0 is normal.
+    model.image_size = 64  # 32, 64 or 128: that of the prepared set.
+    return model
+
+
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     """Returns the configuration of a variant: `default` or `smoke`."""
     config = ml_collections.ConfigDict()
     config.variant = variant
     config.data_dir = ""  # A prepared data set: `dermagan prepare --out DIR`.
     config.seed = 0
+    config.init_from = ""  # Workdir of a GAN to start from; it must know none of the test lesions.
     config.conditioning = "conditional"  # "per_class", "conditional" or "transitional".
     config.transition_kimg = (25.0, 75.0)  # When the class begins to count, and counts in full.
 
-    config.model = ml_collections.ConfigDict()
-    config.model.architecture = "resgan"
-    config.model.width = 64  # Channels of the generator's last hidden map, half the image's side.
-    config.model.max_width = 256
-    config.model.convs = 0  # Further 3x3 convolutions in each block of the generator.
-    config.model.d_width = 48
-    config.model.d_max_width = 192
-    config.model.d_convs = 0
-    config.model.d_batch_norm = False
-    config.model.d_spectral_norm = False
-    config.model.attention_size = 0  # Side of the map with self-attention: 16, 32, or 0 for none.
-    config.model.latent_size = 128
-    config.model.latent_degrees = 0.0  # Of Student's t, from which latents are drawn; 0 is normal.
-    config.model.image_size = 64  # 32, 64 or 128: that of the prepared set.
-
+    config.model = _model()
     config.batch_size = 32  # Real images in a step; of each class, where each has its own GAN.
     config.total_kimg = 200.0  # Thousands of real images, of all classes together.
     config.num_steps = 0  # Or a number of updates, and total_kimg 0.

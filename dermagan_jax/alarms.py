@@ -57,8 +57,9 @@ class Alarms:
 
         Args:
           step: the row's step.
-          row: metrics by name; `train/d_real/CLASS`, `train/d_fake/CLASS` (without class for all) and
-            `samples/diversity/CLASS` (as a share of the real images') are read where present.
+          row: metrics by name; `train/d_real/CLASS` and `train/d_fake/CLASS` (for "all" without a
+            class) and `samples/diversity/CLASS` (as a share of the real images') are read where
+            present.
 
         Returns:
           The messages of the alarms that this row raises.

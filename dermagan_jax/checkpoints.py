@@ -156,15 +156,19 @@ class Checkpoints:
         return self._restore(step, "state", ocp.args.StandardRestore(abstract))
 
     def restore_generator(self, step: int) -> Any:
-        """Restores the `generator` item as NumPy arrays, on whatever devices there are."""
-        metadata = self._metadata(step, "generator")
+        """Restores the `generator` item, on whatever devices there are."""
+        return self.restore_arrays(step, "generator")
+
+    def restore_arrays(self, step: int, item: str) -> Any:
+        """Restores `state` or `generator` as nested dicts of arrays on the first device."""
+        metadata = self._metadata(step, item)
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
             ),
             metadata,
         )
-        return self._restore(step, "generator", ocp.args.StandardRestore(abstract))
+        return self._restore(step, item, ocp.args.StandardRestore(abstract))
 
     def restore_config(self, step: int) -> dict[str, Any]:
         """Restores the `config` item."""

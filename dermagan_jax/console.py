@@ -77,7 +77,8 @@ def percent(value: float | None) -> str:
 
 def show_gan_summary(summary: Mapping[str, Any], workdir: str) -> None:
     """Prints what a GAN's training came to."""
-    print(f"Trained {summary['num_steps']:,} steps a class. Samples: {workdir}/samples")
+    done = f"{summary['num_steps']:,} steps, {summary['kimg']:,.1f} thousand images"
+    print(f"Trained {done}. Samples: {workdir}/samples")
     for alarm in summary["alarms"]:
         print(f"  alarm: {alarm['alarm']}, {alarm['class']}, step {alarm['step']}")
     print(f"Next: dermagan generate --gan {workdir} --per-class 100 --out DIR")

@@ -4,113 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jax import lax
 
 from dermagan_jax import ada, diffaugment, images, losses
+from dermagan_jax.rules import (
+    PAPER,
+    Noise,
+    Rules,
+    class_weight,
+    draw_latents,
+    draw_noise,
+    ema_decay,
+)
 from dermagan_jax.state import GanState, Metrics, NetState, Params
 
 CALIBRATION_BATCHES = 4
 CALIBRATION_BATCH_SIZE = 64
 
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """What a step does beside descending; the defaults are the paper's. Static under `jit`.
-
-    Attributes:
-      loss: the adversarial loss.
-      r1: gamma of the gradient penalty on real images; 0 for none.
-      r2: gamma of the gradient penalty on generated images; 0 for none.
-      penalty_interval: apply the penalties in every so manyth step, so many times as strong.
-      augmentation: of all that the discriminator sees.
-      ada_kimg: thousands of images in which the augmentation's probability may go from 0 to 1.
-      turn_reals: show each real image in one of its eight symmetries.
-      shared_latents: the generator's update reuses the images of the discriminator's.
-      latent_degrees: degrees of freedom of Student's t, from which latents are drawn; 0 is normal.
-      num_classes: length of a label; 0 for networks that take none.
-      transition_kimg: thousands of images after which the class begins to count, and after which it
-        counts in full; None when it always does.
-      ema_half_life_kimg: see `ema_decay`.
-    """
-
-    loss: losses.Adversarial = losses.ADVERSARIAL["non_saturating"]
-    r1: float = 0.0
-    r2: float = 0.0
-    penalty_interval: int = 1
-    augmentation: diffaugment.Augmentation = diffaugment.NONE
-    ada_kimg: float = 100.0
-    turn_reals: bool = False
-    shared_latents: bool = False
-    latent_degrees: float = 0.0
-    num_classes: int = 0
-    transition_kimg: tuple[float, float] | None = None
-    ema_half_life_kimg: float = 10.0
-
-
-PAPER = Rules()
-
-
-class Noise(struct.PyTreeNode):
-    """All that one update draws, image by image, so that devices can share it out.
-
-    Attributes:
-      z_d: [B, Z] float32 latents of the discriminator's update.
-      z_g: [B, Z] float32 latents of the generator's update; not used when latents are shared.
-      augment: [3, B, N] float32 in [0, 1): draws of the augmentation for real images, for the
-        discriminator's generated ones and for the generator's.
-      turn: [B] float32 in [0, 1): the symmetry of a real image.
-    """
-
-    z_d: jax.Array
-    z_g: jax.Array
-    augment: jax.Array
-    turn: jax.Array
-
-
-def draw_latents(key: jax.Array, shape: tuple[int, ...], degrees: float = 0.0) -> jax.Array:
-    """Draws standard normal latents, or Student's t of so many degrees of freedom.
-
-    Args:
-      key: a JAX key.
-      shape: of the result.
-      degrees: 0 for normal; few degrees give latents far from the mean more often.
-
-    Returns:
-      float32 of that shape.
-
-    Source: Student's t for rare classes, Ahmad et al., 2021 (TED-GAN).
-    """
-    return jax.random.t(key, degrees, shape) if degrees else jax.random.normal(key, shape)
-
-
-def draw_noise(key: jax.Array, batch_size: int, latent_size: int, rules: Rules = PAPER) -> Noise:
-    """Draws what one update needs."""
-    d_key, g_key, augment_key, turn_key = jax.random.split(key, 4)
-    shape = (batch_size, latent_size)
-    return Noise(
-        z_d=draw_latents(d_key, shape, rules.latent_degrees),
-        z_g=draw_latents(g_key, shape, rules.latent_degrees),
-        augment=jax.random.uniform(augment_key, (3, batch_size, rules.augmentation.num_draws)),
-        turn=jax.random.uniform(turn_key, (batch_size,)),
-    )
-
-
-def class_weight(seen: jax.Array, transition_kimg: tuple[float, float] | None) -> jax.Array:
-    """Returns how much the class counts after `seen` images, from 0 to 1.
-
-    Source: Shahbazi et al., 2022, equation 3: unconditional at first, then a linear ramp.
-    """
-    if transition_kimg is None:
-        return jnp.ones(())
-    start, end = (1000 * kimg for kimg in transition_kimg)
-    return jnp.clip((seen - start) / max(end - start, 1), 0, 1)
+Shown = tuple[jax.Array, jax.Array, jax.Array | None]
+"""What the discriminator is shown: augmented real and generated images, and the labels of both."""
 
 
 def _weighted(values: jax.Array, weight: jax.Array) -> jax.Array:
@@ -134,6 +53,9 @@ class _Game:
 
     def mean(self, tree: Any) -> Any:
         return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
+
+    def batch_size(self, real: jax.Array) -> int:
+        return len(real) * (1 if self.axis_name is None else lax.axis_size(self.axis_name))
 
     def generate(self, g: NetState, z: jax.Array, label: jax.Array | None) -> tuple[Any, Any, Any]:
         """Returns images, the function that pulls their gradient back, and statistics."""
@@ -189,16 +111,16 @@ class _Game:
 def _update_discriminator(
     game: _Game,
     state: GanState,
-    seen: tuple[jax.Array, jax.Array, jax.Array | None],
+    shown: Shown,
     weight: jax.Array,
     tx: optax.GradientTransformation,
-) -> tuple[NetState, Metrics, jax.Array]:
-    """Takes one discriminator step on augmented real and generated images with their labels."""
+) -> tuple[GanState, Metrics]:
+    """Takes one discriminator step, and adapts the augmentation to what it says of real images."""
     rules = game.rules
 
     def loss_fn(params: Params) -> tuple[jax.Array, tuple[Any, ...]]:
         variables = {"params": params, "batch_stats": state.d.batch_stats}
-        real_logits, fake_logits, stats = game.score_both(variables, *seen)
+        real_logits, fake_logits, stats = game.score_both(variables, *shown)
         loss = rules.loss.discriminator(real_logits, fake_logits)
         loss = game.mean(_weighted(loss, weight).mean())
         aux = (loss, _last(real_logits), _last(fake_logits), stats)
@@ -206,7 +128,7 @@ def _update_discriminator(
             return loss, (*aux, None)
         penalty = lax.cond(
             (state.step + 1) % rules.penalty_interval == 0,
-            lambda: game.penalty(variables, *seen, weight),
+            lambda: game.penalty(variables, *shown, weight),
             lambda: jnp.zeros(()),
         )
         return loss + rules.penalty_interval * penalty, (*aux, penalty)
@@ -223,30 +145,33 @@ def _update_discriminator(
     }
     if penalty is not None:
         metrics["d_penalty"] = penalty
-    sign = game.mean(jnp.sign(real_logits).mean())
-    return _descend(state.d, gradients, stats, tx), metrics, sign
+    if state.ada:
+        sign = game.mean(jnp.sign(real_logits).mean())
+        metrics |= {"ada_p": state.ada.p, "ada_sign": sign}
+        batch_size = game.batch_size(shown[0])
+        adapted = ada.adapt(state.ada, sign, state.step, batch_size, rules.ada_kimg)
+        state = state.replace(ada=adapted)
+    return state.replace(d=_descend(state.d, gradients, stats, tx)), metrics
 
 
 def _update_generator(
     game: _Game,
     state: GanState,
     made: tuple[jax.Array, Any, Any],
-    see: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array | None]],
+    show: Callable[[jax.Array], Shown],
     weight: jax.Array,
     tx: optax.GradientTransformation,
 ) -> tuple[NetState, Metrics]:
     """Takes one generator step against the discriminator in `state`.
 
-    Args:
-      made: from `_Game.generate`.
-      see: from generated images to what the discriminator is shown: augmented real and generated
-        images, and their labels.
+    `made` comes from `_Game.generate`; `show` leads from generated images to what the discriminator
+    is shown: augmented real and generated images, and their labels.
     """
     fake, pull, stats = made
     loss = game.rules.loss
 
     def loss_fn(fake: jax.Array) -> jax.Array:
-        real, fake, label = see(fake)
+        real, fake, label = show(fake)
         if loss.pairs:
             real_logits, fake_logits, _ = game.score_both(state.d.variables, real, fake, label)
         else:
@@ -266,27 +191,6 @@ def _descend(
 ) -> NetState:
     updates, opt_state = tx.update(gradients, net.opt_state, net.params)
     return NetState(optax.apply_updates(net.params, updates), batch_stats, opt_state)
-
-
-def ema_decay(step: jax.Array, batch_size: int, half_life_kimg: float) -> jax.Array:
-    """Returns the decay of the generator's moving average after `step` updates.
-
-    The half-life grows with the images seen, at a twentieth of them, up to `half_life_kimg`, so
-    that an early average is not held back by the initial weights.
-
-    Args:
-      step: [] int32, updates done before this one.
-      batch_size: real images an update sees.
-      half_life_kimg: half-life in thousands of real images; 0 keeps no memory.
-
-    Returns:
-      [] float32 in [0, 1).
-
-    Source: Karras et al., 2020 (StyleGAN2-ADA), the moving average and its ramp.
-    """
-    seen = (step + 1) * batch_size
-    half_life = jnp.minimum(half_life_kimg * 1000.0, seen / 20)
-    return jnp.exp2(-batch_size / jnp.maximum(half_life, 1e-8)).astype(jnp.float32)
 
 
 def update(
@@ -310,8 +214,7 @@ def update(
       label: [B, K] float32, one-hot, of real and generated images; None without conditioning.
       noise: what the update draws.
       generator: called as `(z, label, train=...)`.
-      discriminator: called as `(image, label, train=...)`, with an attribute `batch_norm`: whether
-        real and generated images need a pass each.
+      discriminator: called as `(image, label, train=...)`; `batch_norm` says if it has BatchNorm.
       g_tx: the generator's optimizer.
       d_tx: the discriminator's optimizer.
       rules: losses, penalties, augmentation.
@@ -322,43 +225,31 @@ def update(
       of "real" given to real and to generated images), `d_grad_norm`, `g_grad_norm`; with a
       penalty `d_penalty` (0 in the steps between), with ADA `ada_p` and `ada_sign`.
 
-    Source: the notebooks' order: the discriminator first, each network in training mode throughout.
-    They also let the discriminator's update move the generator's running statistics; here it does
-    not.
+    Source: the notebooks' order, and training mode throughout. Theirs moves the generator's
+    running statistics in the discriminator's update too.
     """
     game = _Game(generator, discriminator, rules, axis_name)
-    batch_size = real.shape[0] * (1 if axis_name is None else lax.axis_size(axis_name))
+    batch_size = game.batch_size(real)
     weight = class_weight(state.step * batch_size, rules.transition_kimg)
-    p = state.ada.p if state.ada else jnp.ones(())
-    augment = rules.augmentation.apply
+    told = None if label is None else weight * label
     if rules.turn_reals:
         real = diffaugment.turn(real, noise.turn)
-    real = augment(real, noise.augment[0], p)
-    told = None if label is None else weight * label
+    p = state.ada.p if state.ada else jnp.ones(())
+    real = rules.augmentation.apply(real, noise.augment[0], p)
+
+    def see(fake: jax.Array, draw: jax.Array) -> Shown:
+        return real, rules.augmentation.apply(fake, draw, p), label
 
     made = game.generate(state.g, noise.z_d, told)
-    seen = (real, augment(made[0], noise.augment[1], p), label)
-    d, d_metrics, sign = _update_discriminator(game, state, seen, weight, d_tx)
-    if state.ada:
-        d_metrics |= {"ada_p": p, "ada_sign": sign}
-        adapted = ada.adapt(state.ada, sign, state.step, batch_size, rules.ada_kimg)
-        state = state.replace(ada=adapted)
-    state = state.replace(d=d)
-
+    shown = see(made[0], noise.augment[1])
+    state, metrics = _update_discriminator(game, state, shown, weight, d_tx)
     if not rules.shared_latents:
         made = game.generate(state.g, noise.z_g, told)
-    g, g_metrics = _update_generator(
-        game,
-        state,
-        made,
-        lambda fake: (real, augment(fake, noise.augment[2], p), label),
-        weight,
-        g_tx,
-    )
+    show = partial(see, draw=noise.augment[2])
+    g, g_metrics = _update_generator(game, state, made, show, weight, g_tx)
     decay = ema_decay(state.step, batch_size, rules.ema_half_life_kimg)
     g_ema = optax.incremental_update(g.params, state.g_ema, 1 - decay)
-    state = state.replace(step=state.step + 1, g=g, g_ema=g_ema)
-    return state, {**d_metrics, **g_metrics}
+    return state.replace(step=state.step + 1, g=g, g_ema=g_ema), metrics | g_metrics
 
 
 def train_step(

@@ -14,10 +14,10 @@ import optax
 
 from dermagan_jax import ada, diffaugment, losses
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.gan import Rules
 from dermagan_jax.lesions import NUM_CLASSES
 from dermagan_jax.nets import dcgan, resgan
 from dermagan_jax.nets.precision import Precision, find_precision
+from dermagan_jax.rules import Rules
 
 CONDITIONINGS = ("per_class", "conditional", "transitional")
 ARCHITECTURES = ("dcgan", "resgan")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dermagan_jax import files, gan, gan_config, images, parallel, stepping, workdir
+from dermagan_jax import files, gan, gan_config, images, parallel, pretraining, stepping, workdir
 from dermagan_jax.alarms import Alarms, diversity
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data.pipeline import Batch, LabelledImages, class_batches, train_batches
@@ -23,6 +23,7 @@ from dermagan_jax.errors import TrainingError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 from dermagan_jax.nets.precision import find_precision
 from dermagan_jax.profiling import Tracer, Window
+from dermagan_jax.rules import draw_latents
 from dermagan_jax.state import GanState, create_gan_state
 from dermagan_jax.writers import METRICS_FILE, MetricWriter, Progress, read_metrics
 
@@ -61,13 +62,19 @@ def _train(
 ) -> dict[str, Any]:
     opened = open_for_training(config.data_dir, image_size=config.model.image_size)
     data = opened.description()
+    source = Path(config.init_from) if config.init_from else None
+    seen = pretraining.ancestors(source, opened) if source else []
     plain_config = config.to_dict()
     workdir.claim(run_folder, config=plain_config, data=data)
     run = _Run(config, opened.train)
     tracer = Tracer(profile, run_folder / "profile")
-    document = {"config": plain_config, "data": data, "classes": list(CLASSES)}
+    document: dict[str, Any] = {"config": plain_config, "data": data, "classes": list(CLASSES)}
+    document["pretraining"] = seen
     with Checkpoints(run_folder, keep=config.keep_checkpoints) as checkpoints:
-        state = checkpoints.resume(run.create_state())
+        first = run.create_state()
+        if source and checkpoints.latest_step() is None:
+            first = pretraining.start_from(source, first)
+        state = checkpoints.resume(first)
         state, last = _loop(run, state, checkpoints, run_folder, document, tracer)
     summary = {
         "num_steps": _steps_done(state),
@@ -113,7 +120,7 @@ class _Run:
         )
         self.mesh = parallel.make_mesh(config.batch_size)
         self.train_steps = parallel.compile_steps(
-            parallel.map_over_classes(step) if self.per_class else step,
+            parallel.map_over_first_axis(step) if self.per_class else step,
             partial(self._keys, _TRAIN),
             self.mesh,
             batch_axis=1 if self.per_class else 0,
@@ -140,7 +147,7 @@ class _Run:
             adaptive=self.config.augment == "ada",
         )
         create = jax.vmap(create) if self.per_class else create
-        return parallel.replicate(jax.jit(create)(self._keys(_INIT, 0)), self.mesh)
+        return parallel.replicate(jax.jit(create)(self._keys(_INIT, self.key, 0)), self.mesh)
 
     def batches(self, start: int, size: int) -> Iterator[Batch]:
         """Yields super-batches of `size` batches from step `start` on."""
@@ -150,8 +157,8 @@ class _Run:
             return class_batches(self.real, **options)
         return train_batches(self.real, balanced=True, **options)
 
-    def _keys(self, purpose: int, step: jax.Array | int) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(self.key, purpose), step)
+    def _keys(self, purpose: int, key: jax.Array, step: jax.Array | int) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
         return self._class_keys(key) if self.per_class else key
 
     def _class_keys(self, key: jax.Array) -> jax.Array:
@@ -164,7 +171,7 @@ class _Run:
             latent_size=self.config.model.latent_size,
             rules=self.rules,
         )
-        operands = (state.g_ema, state.g.batch_stats, self._keys(_CALIBRATE, 0))
+        operands = (state.g_ema, state.g.batch_stats, self._keys(_CALIBRATE, self.key, 0))
         if self.per_class:
             return jax.lax.map(lambda each: calibrate(*each), operands)
         return calibrate(*operands)
@@ -179,8 +186,8 @@ class _Run:
             if self.per_class:
                 mine = jax.tree.map(lambda leaf: leaf[label], variables)
             else:
-                name = jax.nn.one_hot(label, NUM_CLASSES) * jnp.ones((GRID_COLUMNS, 1))
-            z = gan.draw_latents(key, shape, self.rules.latent_degrees)
+                name = jax.nn.one_hot(jnp.full(GRID_COLUMNS, label), NUM_CLASSES)
+            z = draw_latents(key, shape, self.rules.latent_degrees)
             return gan.sample(mine, z, name, generator=self.generator)
 
         operands = (jnp.arange(NUM_CLASSES), self._class_keys(key))
@@ -288,7 +295,7 @@ def _loop(
             progress.update(step, {name: metrics[name].mean() for name in ("d_loss", "g_loss")})
 
         state = stepping.drive(
-            run.train_steps,
+            partial(run.train_steps, run.key),
             state,
             run.batches(start, size),
             start=start,

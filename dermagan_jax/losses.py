@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]

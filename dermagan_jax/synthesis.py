@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dermagan_jax import files, gan, gan_config, images
+from dermagan_jax import files, gan, gan_config, images, rules
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
@@ -152,7 +152,7 @@ def draw_latents(
     keys = jax.vmap(partial(jax.random.fold_in, class_key))(jnp.arange(start, start + count))
     shape = (config["model"]["latent_size"],)
     degrees = gan_config.latent_degrees(config)
-    return jax.vmap(lambda key: gan.draw_latents(key, shape, degrees))(keys)
+    return jax.vmap(lambda key: rules.draw_latents(key, shape, degrees))(keys)
 
 
 def _sample_class(trained: TrainedGan, label: int, count: int, seed: int) -> Iterator[np.ndarray]:

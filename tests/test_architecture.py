@@ -20,14 +20,14 @@ PACKAGE = "dermagan_jax"
 LAYERS = (
     ("train_gan", "train_classifier", "cli", "__main__", "demo"),
     ("study",),
-    ("gan_trainer", "classifier_trainer", "classifier_runs", "launch"),
+    ("gan_trainer", "pretraining", "classifier_trainer", "classifier_runs", "launch"),
     (
         *("data", "checkpoints", "compilation", "console", "features", "memory", "synthesis"),
         *("workdir", "writers"),
     ),
-    ("gan", "classifier"),
-    ("state", "parallel", "stepping", "profiling", "seeds"),
-    ("nets", "losses", "augmentation", "metrics", "figures", "alarms"),
+    ("gan", "gan_config", "classifier"),
+    ("state", "rules", "parallel", "stepping", "profiling", "seeds"),
+    ("nets", "losses", "augmentation", "diffaugment", "ada", "metrics", "figures", "alarms"),
     ("images", "files", "lesions", "errors", ""),
 )
 

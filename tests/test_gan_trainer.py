@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import dcgan
-from dermagan_jax import gan_trainer, images, workdir
+from configs import dcgan, resgan
+from dermagan_jax import gan_config, gan_trainer, images, synthesis, workdir
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.lesions import CLASSES
@@ -110,8 +110,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     [
         ("data_dir", "", r"config\.data_dir is empty"),
         ("data_dir", "nowhere", "is no prepared set"),
-        ("num_steps", 0, r"config\.num_steps is 0"),
-        ("conditioning", "psychic", "'psychic'; known: 'per_class'"),
+        ("num_steps", 0, r"config\.num_steps is 0 and config\.total_kimg 0.0; give one"),
+        ("total_kimg", 1.0, r"config\.num_steps is 4 and config\.total_kimg 1.0; give one"),
+        ("log_every_steps", 0, r"config\.log_every_steps is 0"),
+        ("conditioning", "psychic", "'psychic'; known: 'per_class', 'conditional', 'transit"),
+        ("conditioning", "conditional", r"architecture is 'dcgan', which takes no class"),
+        ("loss", "envy", "'envy'; known: 'non_saturating', 'hinge', 'relativistic'"),
+        ("augment", "sepia", r"config\.augment is 'sepia'; give 'none', 'ada' or"),
         ("batch_size", 6, "set it to 4 or 8"),
     ],
 )
@@ -130,3 +135,78 @@ def test_another_image_size_is_refused(phantom_set: Path, tmp_path: Path) -> Non
     config.model.image_size = 32
     with pytest.raises(DermaganError, match="--image-size 32"):
         gan_trainer.train(config, tmp_path / "run")
+
+
+def _residual_config(phantom_set: Path, **changes: object) -> ConfigDict:
+    config = resgan.get_config("smoke")
+    config.data_dir = str(phantom_set)
+    config.model.width = config.model.max_width = 4
+    config.model.d_width = config.model.d_max_width = 4
+    config.model.latent_size = 8
+    config.num_steps, config.log_every_steps, config.checkpoint_every_steps = 4, 1, 2
+    config.penalty_interval = 3
+    config.update(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"augment": "ada", "ada_kimg": 0.1},
+        {"conditioning": "transitional", "transition_kimg": (0.0, 0.05), "loss": "relativistic"},
+    ],
+)
+def test_one_network_for_all_classes_stops_and_goes_on(
+    phantom_set: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """ADA's p moves at step 4, the penalty comes at step 3: both after the stop."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    gan_trainer.train(_residual_config(phantom_set, **changes), whole)
+    gan_trainer.train(_residual_config(phantom_set, num_steps=2, **changes), parts)
+    gan_trainer.train(_residual_config(phantom_set, **changes), parts)
+    assert (parts / METRICS_FILE).read_bytes() == (whole / METRICS_FILE).read_bytes()
+    rows = [row for row in read_metrics(whole / METRICS_FILE) if "train/d_loss" in row]
+    assert [row["step"] for row in rows if row["train/d_penalty"] > 0] == [3]
+    assert "train/d_loss/melanoma" not in rows[0]
+    states = []
+    for folder in (whole, parts):
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            states.append(checkpoints.restore_generator(4))
+    chex.assert_trees_all_equal(*states)
+    trained = synthesis.load_gan(whole)
+    some, more = (synthesis.generate(trained, per_class=n, seed=3) for n in (1, 2))
+    np.testing.assert_array_equal(some.image, more.image[::2])
+    assert len({image.tobytes() for image in more.image}) == 8
+
+
+def test_a_residual_gan_for_each_class(phantom_set: Path, tmp_path: Path) -> None:
+    config = _residual_config(phantom_set, conditioning="per_class", num_steps=1)
+    summary = gan_trainer.train(config, tmp_path / "run")
+    assert summary["kimg"] == 4 * 16 / 1000
+    assert "train/d_loss/melanoma" in read_metrics(tmp_path / "run" / METRICS_FILE)[0]
+
+
+def test_a_budget_of_images_is_a_number_of_steps() -> None:
+    config = resgan.get_config()
+    assert gan_config.num_steps(config) == 200_000 // 32
+    config.conditioning = "per_class"
+    assert gan_config.num_steps(config) == -(-200_000 // (32 * 4))
+
+
+def test_a_learning_rate_falls_over_the_second_half() -> None:
+    config = resgan.get_config("smoke")
+    config.optimizer.schedule = "linear"
+    g_tx, _ = gan_config.make_optimizers(config)
+    params = jnp.ones(())
+    state, sizes = g_tx.init(params), []
+    for _ in range(40):
+        update, state = g_tx.update(jnp.ones(()), state, params)
+        sizes.append(-float(update) / config.optimizer.learning_rate)
+    # Adam moves by the rate where every gradient is the same.
+    np.testing.assert_allclose(sizes[:20], 1, rtol=1e-3)
+    np.testing.assert_allclose(sizes[20:], 1 - np.arange(20) / 20, rtol=1e-3)
+
+
+def test_groups_must_divide_a_batch(phantom_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(DermaganError, match="give a multiple of 4"):
+        gan_trainer.train(_residual_config(phantom_set, batch_size=6), tmp_path / "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -13,10 +14,10 @@ import numpy as np
 import optax
 import pytest
 from golden.formula import formula
-from jax import export
+from jax import export, lax
 
 from dermagan_jax import augmentation, classifier, gan, state
-from dermagan_jax.nets import dcgan, stride_one, stride_two
+from dermagan_jax.nets import dcgan, layers, stride_one, stride_two
 from dermagan_jax.nets.lesion_cnn import LesionCNN
 
 GOLDEN = Path(__file__).parent / "golden" / "layers.npz"
@@ -271,3 +272,50 @@ def test_the_steps_lower_for_every_platform_at_once() -> None:
     # The discriminator's part: 4 layers generate, 8 score, 8 + 6 gradients. The generator's: 4
     # generate, 4 score, 4 input gradients through the discriminator, 4 + 3 of its own.
     assert counts[0] == counts[1] >= 45
+
+
+def _plain_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _plain_same(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
+
+
+def _pooled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    y = _plain_same(x, kernel)
+    batch, height, width, channels = y.shape
+    return y.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+@pytest.mark.parametrize("side", [4, 16])
+@pytest.mark.parametrize(
+    ("layer", "plain"),
+    [
+        (layers.ConvSame(5), _plain_same),
+        (layers.UpsampleConv(5), _upsampled),
+        (layers.ConvMeanPool(5), _pooled),
+    ],
+)
+def test_three_by_three_layers_equal_their_steps(layer: Any, plain: Any, side: int) -> None:
+    """Values and gradients of two orders, on maps of sides that have forms of their own."""
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (2, side, side, 3))
+    kernel = jax.random.normal(keys[1], (3, 3, 3, 5)) / 6
+
+    def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    def slope(form: Any) -> Any:
+        return jax.grad(lambda x, kernel: jnp.sin(form(x, kernel)).sum(), (0, 1))
+
+    def curvature(form: Any) -> Any:
+        return jax.grad(
+            lambda x, kernel: sum(jnp.sin(part).sum() for part in slope(form)(x, kernel)), (0, 1)
+        )
+
+    for order in (lambda form: form, slope, curvature):
+        expected, found = (jax.jit(order(form))(x, kernel) for form in (plain, ours))
+        chex.assert_trees_all_close(found, expected, rtol=2e-4, atol=2e-4)

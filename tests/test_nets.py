@@ -16,6 +16,7 @@ from golden.formula import formula
 from dermagan_jax import gan, losses
 from dermagan_jax.nets.dcgan import Discriminator, Generator
 from dermagan_jax.nets.lesion_cnn import LesionCNN
+from dermagan_jax.rules import Noise
 from dermagan_jax.state import GanState, NetState
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -138,8 +139,8 @@ def test_two_training_steps_equal_pytorch(dcgan_values: dict[str, np.ndarray]) -
         return gan.update(
             state,
             jnp.asarray(REAL),
-            _latents(22),
-            _latents(23),
+            None,
+            Noise(_latents(22), _latents(23), jnp.zeros((3, len(REAL), 0)), jnp.zeros(len(REAL))),
             generator=generator,
             discriminator=discriminator,
             g_tx=tx,

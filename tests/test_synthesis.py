@@ -127,11 +127,12 @@ def test_the_checkpoint_alone_is_enough(
 
 
 def test_latents_are_standard_normal_and_each_its_own() -> None:
-    z = np.asarray(synthesis.draw_latents(0, 1, 0, 500, 16))
+    config = {"model": {"latent_size": 16}}
+    z = np.asarray(synthesis.draw_latents(0, 1, 0, 500, config))
     assert abs(z.mean()) < 0.05
     assert z.std() == pytest.approx(1, abs=0.03)
-    np.testing.assert_array_equal(z[10:12], synthesis.draw_latents(0, 1, 10, 2, 16))
-    assert not np.array_equal(z[:2], synthesis.draw_latents(0, 2, 0, 2, 16))
+    np.testing.assert_array_equal(z[10:12], synthesis.draw_latents(0, 1, 10, 2, config))
+    assert not np.array_equal(z[:2], synthesis.draw_latents(0, 2, 0, 2, config))
 
 
 def test_a_classifiers_workdir_is_no_gan(tmp_path: Path) -> None:

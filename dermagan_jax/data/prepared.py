@@ -127,6 +127,38 @@ def audit(data_dir: Path, report: Mapping[str, Any] | None = None) -> None:
         _require_stored(data_dir, rows, split, report["split_hashes"][split])
 
 
+def require_unseen(trained_on: Path, train_split_sha256: str, data_dir: Path) -> None:
+    """Proves that weights from another set's training split know nothing of this set's tests.
+
+    Args:
+      trained_on: the prepared set that the weights were trained on.
+      train_split_sha256: the hash that the weights carry of its training split.
+      data_dir: the prepared set whose validation and test splits must be new to them.
+
+    Raises:
+      DermaganError: `trained_on` is no prepared set any more, or another.
+      LeakError: its training split shares an image or a lesion with those splits.
+    """
+    found = load_report(trained_on)["split_hashes"]["train"]
+    if found != train_split_sha256:
+        raise DermaganError(
+            f"{trained_on}: is not the set that the weights were trained on ({found[:12]}… here, "
+            f"{train_split_sha256[:12]}… there); put that set back to have it checked"
+        )
+    theirs = [row for row in _manifest(trained_on) if row["split"] == "train"]
+    ours = [row for row in _manifest(data_dir) if row["split"] in ("validation", "test")]
+    for column in (*_NEVER_SHARED, "lesion_id"):
+        seen = {row[column]: row["image_id"] for row in theirs if row[column]}
+        shared = [row for row in ours if row[column] in seen]
+        if shared:
+            row = shared[0]
+            raise LeakError(
+                f"{trained_on}: its training split shares {column} with {len(shared)} images of "
+                f"the validation and test splits of {data_dir}; {row['image_id']} ({row['split']}) "
+                f"is one, beside {seen[row[column]]}; start from a GAN of other lesions"
+            )
+
+
 def _manifest(data_dir: Path) -> list[dict[str, str]]:
     path = data_dir / MANIFEST
     try:

@@ -67,6 +67,7 @@ class Generator(nn.Module):
         Returns:
           [B, image_size, image_size, 3] float32 in [-1, 1].
         """
+        del label
         doublings = num_doublings(self.image_size)
         norm = batch_norm(train, self.axis_name, self.dtype)
         channels = self.width << (doublings - 1)
@@ -116,6 +117,7 @@ class Discriminator(nn.Module):
         Returns:
           [B] float32 logits of "real".
         """
+        del label
         norm = batch_norm(train, self.axis_name, self.dtype)
         x = image.astype(self.dtype)
         for step in range(num_doublings(image.shape[1])):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import flax.linen as nn
 import jax
@@ -54,7 +55,7 @@ class ConvUp(nn.Module):
 def _spread(kernel: jax.Array) -> jax.Array:
     """Convolves a kernel with a 2x2 square of ones: [3, 3, C, F] to [4, 4, C, F]."""
     pads = [((row, 1 - row), (column, 1 - column)) for row in (0, 1) for column in (0, 1)]
-    return sum(jnp.pad(kernel, (*pad, (0, 0), (0, 0))) for pad in pads)
+    return reduce(jnp.add, (jnp.pad(kernel, (*pad, (0, 0), (0, 0))) for pad in pads))
 
 
 class UpsampleConv(nn.Module):

@@ -141,7 +141,7 @@ class Generator(nn.Module):
         return nn.tanh(layers.ConvUp(3, nn.initializers.normal(0.02))(norm(x)).astype(jnp.float32))
 
 
-def minibatch_deviation(x: jax.Array, group: int = MINIBATCH_GROUP) -> jax.Array:
+def minibatch_deviation(x: jax.Array, group: int) -> jax.Array:
     """Appends a channel that says how much the images of a group differ.
 
     A group is a run of consecutive images, so that devices which share a batch form the groups that
@@ -227,9 +227,9 @@ class Discriminator(nn.Module):
             bias = layers.Bias()
             return bias(layer(make(features), x))
 
-        def dense(features: int, x: jax.Array, **options: bool) -> jax.Array:
+        def dense(features: int, x: jax.Array, bias: bool = True) -> jax.Array:
             init = nn.initializers.he_normal()
-            return layer(nn.Dense(features, kernel_init=init, dtype=self.dtype, **options), x)
+            return layer(nn.Dense(features, bias, kernel_init=init, dtype=self.dtype), x)
 
         doublings = num_doublings(image.shape[1])
         channels = [min(self.width << step, self.max_width) for step in range(doublings)]
@@ -237,12 +237,12 @@ class Discriminator(nn.Module):
         for features in channels[1:]:
             if x.shape[1] == self.attention_size:
                 x = SelfAttention()(x)
-            shortcut = dense(features, _mean_pool(x), use_bias=False)
+            shortcut = dense(features, _mean_pool(x), bias=False)
             for _ in range(self.convs):
                 x = conv(layers.ConvSame, x.shape[-1], act(x))
             x = conv(layers.ConvMeanPool, features, act(x))
             x = (x + shortcut) * math.sqrt(0.5)
-        x = conv(layers.ConvSame, channels[-1], minibatch_deviation(act(x)))
+        x = conv(layers.ConvSame, channels[-1], minibatch_deviation(act(x), MINIBATCH_GROUP))
         x = _leaky(x).reshape(x.shape[0], -1)
         feature = _leaky(dense(channels[-1], x)).astype(jnp.float32)
         unconditional = dense(1, feature).astype(jnp.float32)
