@@ -151,11 +151,15 @@ class _Run:
 
     def batches(self, start: int, size: int) -> Iterator[Batch]:
         """Yields super-batches of `size` batches from step `start` on."""
-        options = {"batch_size": self.config.batch_size, "seed": self.config.seed}
-        options |= {"start_step": start, "steps_per_call": size}
+        options = {
+            "batch_size": self.config.batch_size,
+            "start_step": start,
+            "steps_per_call": size,
+        }
         if self.per_class:
-            return class_batches(self.real, **options)
-        return train_batches(self.real, balanced=True, **options)
+            return class_batches(self.real, seed=self.config.seed, **options)
+        of_runs = train_batches(self.real, seeds=[self.config.seed], balanced=True, **options)
+        return ({name: values[:, 0] for name, values in batch.items()} for batch in of_runs)
 
     def _keys(self, purpose: int, key: jax.Array, step: jax.Array | int) -> jax.Array:
         key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
