@@ -18,6 +18,16 @@ from __future__ import annotations
 import ml_collections
 
 
+def _model() -> ml_collections.ConfigDict:
+    model = ml_collections.ConfigDict()
+    model.architecture = "dcgan"
+    model.width = 64  # Channels of the discriminator's first and the generator's last map.
+    model.latent_size = 512
+    model.latent_degrees = 0.0  # Of Student's t, from which latents are drawn; 0 is normal.
+    model.image_size = 64  # 32, 64 or 128: that of the prepared set.
+    return model
+
+
 def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     """Returns the configuration of a variant: `paper`, `notebook`, `demo` or `smoke`."""
     config = ml_collections.ConfigDict()
@@ -27,13 +37,7 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     config.init_from = ""  # Workdir of a GAN to start from; it must know none of the test lesions.
     config.conditioning = "per_class"  # One GAN a class.
 
-    config.model = ml_collections.ConfigDict()
-    config.model.architecture = "dcgan"
-    config.model.width = 64  # Channels of the discriminator's first and the generator's last map.
-    config.model.latent_size = 512
-    config.model.latent_degrees = 0.0  # Of Student's t, from which latents are drawn; 0 is normal.
-    config.model.image_size = 64  # 32, 64 or 128: that of the prepared set.
-
+    config.model = _model()
     config.batch_size = 64  # Real images of each class in a step.
     config.num_steps = 1_600
     config.total_kimg = 0.0  # Or a budget in thousands of real images of all classes, num_steps 0.

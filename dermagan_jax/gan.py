@@ -32,14 +32,15 @@ Shown = tuple[jax.Array, jax.Array, jax.Array | None]
 """What the discriminator is shown: augmented real and generated images, and the labels of both."""
 
 
-def _weighted(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """Adds up a transitional discriminator's two outputs, [B, 2]; leaves [B] alone."""
-    return values if values.ndim == 1 else values[:, 0] + weight * values[:, 1]
+def _mixed(values: jax.Array, weight: jax.Array) -> jax.Array:
+    """Averages a transitional discriminator's two outputs, [B, 2]; leaves [B] alone.
 
-
-def _last(logits: jax.Array) -> jax.Array:
-    """Returns the only logits, or the conditional ones of two: [B]."""
-    return logits if logits.ndim == 1 else logits[:, 1]
+    The unconditional output weighs 1. Where Shahbazi et al. add up, this divides by the sum of the
+    weights, so that losses, penalties and logits keep their scale.
+    """
+    if values.ndim == 1:
+        return values
+    return (values[:, 0] + weight * values[:, 1]) / (1 + weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ class _Game:
         """Computes half of gamma times R1 and R2."""
 
         def score(image: jax.Array) -> jax.Array:
-            return _weighted(self.score(variables, image, label)[0], weight)
+            return _mixed(self.score(variables, image, label)[0], weight)
 
         terms = [
             gamma / 2 * losses.gradient_penalty(score, image)
@@ -122,8 +123,8 @@ def _update_discriminator(
         variables = {"params": params, "batch_stats": state.d.batch_stats}
         real_logits, fake_logits, stats = game.score_both(variables, *shown)
         loss = rules.loss.discriminator(real_logits, fake_logits)
-        loss = game.mean(_weighted(loss, weight).mean())
-        aux = (loss, _last(real_logits), _last(fake_logits), stats)
+        loss = game.mean(_mixed(loss, weight).mean())
+        aux = (loss, _mixed(real_logits, weight), _mixed(fake_logits, weight), stats)
         if not (rules.r1 or rules.r2):
             return loss, (*aux, None)
         penalty = lax.cond(
@@ -177,7 +178,7 @@ def _update_generator(
         else:
             fake_logits, _ = game.score(state.d.variables, fake, label)
             real_logits = jnp.zeros_like(fake_logits)
-        return game.mean(_weighted(loss.generator(real_logits, fake_logits), weight).mean())
+        return game.mean(_mixed(loss.generator(real_logits, fake_logits), weight).mean())
 
     value, cotangent = jax.value_and_grad(loss_fn)(fake)
     (gradients,) = pull(cotangent)

@@ -85,10 +85,12 @@ def draw_noise(key: jax.Array, batch_size: int, latent_size: int, rules: Rules =
     """Draws what one update needs."""
     d_key, g_key, augment_key, turn_key = jax.random.split(key, 4)
     shape = (batch_size, latent_size)
+    # An array without elements cannot be shared out.
+    num_draws = max(rules.augmentation.num_draws, 1)
     return Noise(
         z_d=draw_latents(d_key, shape, rules.latent_degrees),
         z_g=draw_latents(g_key, shape, rules.latent_degrees),
-        augment=jax.random.uniform(augment_key, (3, batch_size, rules.augmentation.num_draws)),
+        augment=jax.random.uniform(augment_key, (3, batch_size, num_draws)),
         turn=jax.random.uniform(turn_key, (batch_size,)),
     )
 

@@ -82,7 +82,9 @@ def test_a_gan_that_saw_test_lesions_is_refused(
     swapped = tmp_path / "swapped"
     shutil.copytree(phantom_set, swapped)
     lines = (swapped / "splits.csv").read_text().splitlines()
-    theirs = [line for line in (other_set / "splits.csv").read_text().splitlines() if "train" in line]
+    theirs = [
+        line for line in (other_set / "splits.csv").read_text().splitlines() if "train" in line
+    ]
     (swapped / "splits.csv").write_text("\n".join([*lines, theirs[0].replace("train", "test")]))
     sha = json.loads((other_set / "data_report.json").read_text())["split_hashes"]["train"]
     prepared.require_unseen(other_set, sha, phantom_set)

@@ -108,7 +108,7 @@ def test_spectral_norm_bounds_a_layer() -> None:
         variables = {**variables, **one(variables)}
     kernel = np.asarray(variables["params"]["ConvDown_0"]["kernel"]).reshape(-1, 4)
     stats = jax.tree_util.tree_leaves_with_path(variables["batch_stats"])
-    sigmas = {jax.tree_util.keystr(path): float(leaf) for path, leaf in stats if leaf.size == 1}
+    sigmas = {jax.tree_util.keystr(path): float(leaf) for path, leaf in stats if leaf.ndim == 0}
     (ours,) = [value for name, value in sigmas.items() if "ConvDown_0/kernel/sigma" in name]
     assert ours == pytest.approx(np.linalg.svd(kernel, compute_uv=False)[0], rel=1e-3)
 
