@@ -318,4 +318,5 @@ def test_three_by_three_layers_equal_their_steps(layer: Any, plain: Any, side: i
 
     for order in (lambda form: form, slope, curvature):
         expected, found = (jax.jit(order(form))(x, kernel) for form in (plain, ours))
-        chex.assert_trees_all_close(found, expected, rtol=2e-4, atol=2e-4)
+        for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert float(jnp.abs(mine - theirs).max()) <= 1e-4 * float(jnp.abs(theirs).max())
