@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -233,7 +234,8 @@ class Discriminator(nn.Module):
 
         doublings = num_doublings(image.shape[1])
         channels = [min(self.width << step, self.max_width) for step in range(doublings)]
-        x = conv(layers.ConvDown, channels[0], image.astype(self.dtype))
+        first = partial(layers.ConvDown, kernel_init=nn.initializers.he_normal())
+        x = conv(first, channels[0], image.astype(self.dtype))
         for features in channels[1:]:
             if x.shape[1] == self.attention_size:
                 x = SelfAttention()(x)
