@@ -46,10 +46,7 @@ SWEEPS = (
             "GAN": ("gan_step", lambda batch_size: {"batch_size": batch_size}),
             "CNN": ("cnn_step", lambda batch_size: {"batch_size": batch_size, "policy": "none"}),
         },
-        "An image costs the GAN 30 ms at batch 16 and 23 at 128: its arithmetic is the same, but "
-        "the parameters are updated once a batch: it moves 0.21, then 0.15 GB an image. The "
-        "CNN has few parameters, moves as much for each image in any batch, and gains nothing from "
-        "more than 32.",
+        "",
     ),
     Sweep(
         "width",
