@@ -80,6 +80,18 @@ SWEEPS = (
         },
         "",
     ),
+    Sweep(
+        "seeds",
+        "seeds that train side by side",
+        (1, 2, 4, 8, 16),
+        {
+            "CNN, an update of each": (
+                "cnn_seeds",
+                lambda count: {"num_seeds": count, "batch_size": BATCH_SIZE, "policy": "none"},
+            )
+        },
+        "",
+    ),
 )
 
 
@@ -118,7 +130,7 @@ def _point(job: str, parameters: dict[str, Any], value: int, num_turns: int) -> 
         "range_ms": found["range_ms"],
         "peak_mib": found["peak_mib"],
     }
-    return point if job == "epoch" else point | roofline.work_of(job, parameters)
+    return point | roofline.work_of(job, parameters) if job in roofline.COUNTED else point
 
 
 def table(sweep: Sweep, found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
