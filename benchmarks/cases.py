@@ -7,7 +7,8 @@ from functools import partial
 
 from benchmarks import data
 from benchmarks.photographs import photographs
-from benchmarks.turns import Case, Side
+from benchmarks.turns import OURS, Case, Side
+from dermagan_jax.data import prepared
 
 _TORCH = (
     Side("PyTorch, channels-last", "peer_torch", {"channels_last": True}),
@@ -92,49 +93,54 @@ STEPS = (
 )
 
 
-def epoch() -> Case:
-    """An epoch of CNN steps, the training split read from disk in it."""
-    data_dir = data.phantom_set()
-    class_folders = data.class_folders(data_dir)
-    num_images = sum(1 for _ in class_folders.glob("*/*.png"))
-    batch_size = 64
+def _epoch(
+    name: str, job: str, unit: str, *, ours: Side, peers: tuple[Side, ...], target: float
+) -> Case:
+    """An epoch of CNN steps on the training split of the set that the benchmarks read."""
+    data_dir, batch_size = data.phantom_set(), 64
+    num_images = sum(prepared.load_report(data_dir)["counts"]["train"].values())
     return Case(
-        name="epoch_64",
-        job="epoch",
-        parameters={
-            "batch_size": batch_size,
-            "data_dir": str(data_dir),
-            "class_folders": str(class_folders),
-        },
-        peers=(
-            *(
-                Side(f"PyTorch, {workers} loader processes", "peer_torch", {"workers": workers})
-                for workers in (0, 2)
-            ),
-        ),
-        unit=f"an epoch of {num_images:,} images from disk, batch {batch_size}",
+        name=name,
+        job=job,
+        parameters={"batch_size": batch_size, "data_dir": str(data_dir)},
+        ours=ours,
+        peers=peers,
+        unit=f"{unit.format(num_images)}, batch {batch_size}",
         units=1,
         images=num_images // batch_size * batch_size,
+        target=target,
+    )
+
+
+def epoch() -> Case:
+    """An epoch with the reading of the split from disk in it."""
+    folders = str(data.class_folders(data.phantom_set()))
+    return _epoch(
+        "epoch_64",
+        "epoch",
+        "an epoch of {:,} images from disk",
+        ours=OURS,
+        peers=tuple(
+            Side(
+                f"PyTorch, {workers} loader processes",
+                "peer_torch",
+                {"workers": workers, "class_folders": folders},
+            )
+            for workers in (0, 2)
+        ),
         target=1.0,
     )
 
 
 def later_epoch() -> Case:
     """What feeding the steps costs, once the set is read."""
-    data_dir, class_folders = data.phantom_set()
-    num_images = sum(1 for _ in class_folders.glob("*/*.png"))
-    batch_size = 64
-    return Case(
-        name="later_epoch_64",
-        job="later_epoch",
-        parameters={"batch_size": batch_size, "data_dir": str(data_dir)},
-        ours=Side("dermagan_jax", "ours", {"is_fed": True}),
+    return _epoch(
+        "later_epoch_64",
+        "later_epoch",
+        "a later epoch of {:,} images",
+        ours=Side(OURS.name, "ours", {"is_fed": True}),
         peers=(Side("dermagan_jax, one batch over and over", "ours", {"is_fed": False}),),
-        unit=f"a later epoch of {num_images:,} images, batch {batch_size}",
-        units=1,
-        images=num_images // batch_size * batch_size,
-        # 95% of the rate of the steps alone.
-        target=1.05,
+        target=1.05,  # 95% of the rate of the steps alone.
     )
 
 

@@ -46,10 +46,7 @@ SWEEPS = (
             "GAN": ("gan_step", lambda batch_size: {"batch_size": batch_size}),
             "CNN": ("cnn_step", lambda batch_size: {"batch_size": batch_size, "policy": "none"}),
         },
-        "An image costs the GAN 30 ms at batch 16 and 23 at 128: its arithmetic is the same, but "
-        "the parameters are updated once a batch: it moves 0.21, then 0.15 GB an image. The "
-        "CNN has few parameters, moves as much for each image in any batch, and gains nothing from "
-        "more than 32.",
+        "",
     ),
     Sweep(
         "width",
@@ -79,6 +76,18 @@ SWEEPS = (
             "CNN, an epoch": (
                 "epoch",
                 lambda count: {"batch_size": BATCH_SIZE, "data_dir": str(data.phantom_set(count))},
+            )
+        },
+        "",
+    ),
+    Sweep(
+        "seeds",
+        "seeds that train side by side",
+        (1, 2, 4, 8, 16),
+        {
+            "CNN, an update of each": (
+                "cnn_seeds",
+                lambda count: {"num_seeds": count, "batch_size": BATCH_SIZE, "policy": "none"},
             )
         },
         "",
@@ -121,7 +130,7 @@ def _point(job: str, parameters: dict[str, Any], value: int, num_turns: int) -> 
         "range_ms": found["range_ms"],
         "peak_mib": found["peak_mib"],
     }
-    return point if job == "epoch" else point | roofline.work_of(job, parameters)
+    return point | roofline.work_of(job, parameters) if job in roofline.COUNTED else point
 
 
 def table(sweep: Sweep, found: Mapping[str, list[dict[str, Any]]]) -> list[str]:

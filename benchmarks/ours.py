@@ -153,7 +153,7 @@ def generate(*, batch_size: int) -> Work:
     return work
 
 
-def epoch(*, data_dir: str, batch_size: int, **_: Any) -> Work:
+def epoch(*, data_dir: str, batch_size: int) -> Work:
     """Reads the training split from disk and takes an epoch of CNN steps on it."""
     stepper = _cnn(batch_size, "none", iter(()))
 

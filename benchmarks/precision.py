@@ -1,7 +1,4 @@
-"""Loss curves by precision: one run in float32, the same in bfloat16, and for scale another seed.
-
-tf32 is not among them: it needs an accelerator that has it, and is float32 on a CPU.
-"""
+"""Loss curves by precision: a run in float32, the same in bfloat16, and for scale another seed."""
 
 from __future__ import annotations
 
@@ -105,4 +102,8 @@ def table(found: Mapping[str, Any]) -> list[str]:
                 f"| `{network['config']}`, {run} | {network['metric']} | {network['steps'][-1]} | "
                 f"{gap:.4f} |"
             )
-    return lines
+    return [
+        *lines,
+        "",
+        "tf32 is not compared: it needs an accelerator that has it, and is float32 on a CPU.",
+    ]

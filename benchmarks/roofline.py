@@ -20,6 +20,9 @@ STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "cnn_step_64": ("cnn_step", {"batch_size": 64, "policy": "none"}),
 }
 
+COUNTED = frozenset(job for job, _ in STEPS.values())
+"""The jobs whose work `work_of` counts."""
+
 
 def _best_secs(function: Callable[[jax.Array], jax.Array], operand: jax.Array) -> float:
     compiled = jax.jit(function)

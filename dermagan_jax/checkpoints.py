@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,10 +98,10 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        # TensorStore raises ValueError for what the system answers to it.
         except (OSError, ValueError) as error:
-            full = "No space left on device" in str(error)
-            reason = "No space left on device" if full else str(error).splitlines()[0][:200]
+            reason = _system_answer(error)
+            if reason is None:
+                raise
             raise DermaganError(
                 f"{self._folder}: a checkpoint cannot be written ({reason}); free some space and "
                 "run the same command again, which goes on from the one before"
@@ -192,6 +194,15 @@ class Checkpoints:
             f"{self._folder}/{step}: item '{item}' cannot be restored ({reason}); "
             "delete this step's folder to go on from the one before"
         )
+
+
+def _system_answer(error: OSError | ValueError) -> str | None:
+    """Returns what the system said to a write; None for an error of another kind."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # TensorStore raises ValueError for what the system answers to it, and gives the number.
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else None
 
 
 def _preservation(keep: int, best_metric: str | None) -> policies.PreservationPolicy:

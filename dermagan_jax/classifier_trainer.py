@@ -19,7 +19,7 @@ from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.nets.precision import find_precision
 from dermagan_jax.profiling import Tracer, Window
-from dermagan_jax.seeds import summarise
+from dermagan_jax.seeds import SPLITS, summarise
 from dermagan_jax.writers import METRICS_FILE, read_metrics
 
 
@@ -93,14 +93,14 @@ def _train(
         generated = _generated_images(config, opened)
         data = opened.description() | {"generated": generated and _describe(generated)}
         images = opened.train if generated is None else opened.train.joined(_plain(generated))
-        plain = config.to_dict()
+        configs = {seed: config.to_dict() | {"seed": seed} for seed in folders}
         meshes = parallel.share_devices(len(folders), config.batch_size)
         for seed, folder in folders.items():
-            workdir.claim(folder, config=plain | {"seed": seed}, data=data)
+            workdir.claim(folder, config=configs[seed], data=data)
         program = Program(config)
         runs = []
         for mesh, (seed, folder) in zip(meshes, folders.items(), strict=True):
-            document = {"config": plain | {"seed": seed}, "data": data, "classes": list(CLASSES)}
+            document = {"config": configs[seed], "data": data, "classes": list(CLASSES)}
             run = Run(program, mesh, seed=seed, folder=folder, document=document)
             runs.append(opened_runs.enter_context(run))
         train_side_by_side(program, runs, images, opened.split("validation"), tracer)
@@ -117,14 +117,13 @@ def _summarise(
 ) -> dict[int, dict[str, Any]]:
     """Scores the best checkpoint of each run; writes and returns the summaries, by seed."""
     nets = [run.best_net() for run in runs]
-    splits = ("test", "validation")
-    scores = {name: program.evaluate(nets, opened.split(name)) for name in splits}
+    scores = {name: program.evaluate(nets, opened.split(name)) for name in SPLITS}
     summaries = {}
     for index, run in enumerate(runs):
         data = run.document["data"]
         generated = data["generated"]
         summary = summaries[run.seed] = {
-            **{name: scores[name][index] for name in splits},
+            **{name: scores[name][index] for name in SPLITS},
             "num_train_real": len(opened.train),
             "num_train_generated": sum(generated["counts"].values()) if generated else 0,
             "num_steps": run.step,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
+from dermagan_jax.workdir import seed_folder
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -124,5 +125,5 @@ def show_seeds(found: Mapping[str, Any], workdir: str) -> None:
         last = "-" if loss is None else f"{loss:.3f}"
         rows.append([label, percent(accuracy), percent(balanced), last])
     print(table(["test", "accuracy", "balanced", "loss"], rows))
-    print(f"Each seed's run: {workdir}/seed_{found['seeds'][0]:03d} and so on")
+    print(f"Each seed's run: {seed_folder(Path(workdir), found['seeds'][0])} and so on")
     print(notice(found["data"]["kind"]))

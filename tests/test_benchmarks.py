@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import __main__ as command
-from benchmarks import cases, growth, photographs, precision, tables
+from benchmarks import cases, data, growth, photographs, precision, tables
 from dermagan_jax import images
+from dermagan_jax.data import prepared
 from dermagan_jax.lesions import CLASSES
 
 
@@ -36,11 +38,21 @@ def test_data_is_made_only_for_the_cases_that_read_it(monkeypatch):
     assert made == [1_000, 10_000, 100_000]
 
 
-def test_cases_go_by_the_names_that_they_are_made_under(monkeypatch):
+def test_cases_go_by_the_names_that_they_are_made_under(monkeypatch, phantom_set):
     monkeypatch.setattr(cases, "photographs", lambda num_images: Path("photographs"))
+    monkeypatch.setattr(data, "phantom_set", lambda: phantom_set)
     for name, make in {**cases.FROM_DISK, **cases.LONG}.items():
-        if name.startswith("prepare"):
-            assert make().name == name
+        assert make().name == name
+
+
+def test_an_epoch_is_of_the_training_split(monkeypatch, phantom_set):
+    monkeypatch.setattr(data, "phantom_set", lambda: phantom_set)
+    num_images = len(prepared.load_split(phantom_set, "train").label)
+    case = cases.epoch()
+    assert case.images == num_images // 64 * 64
+    assert f"{num_images} images" in case.unit
+    folders = Path(case.peers[0].parameters["class_folders"])
+    assert sum(1 for _ in folders.glob("*/*.png")) == num_images
 
 
 def test_photographs_are_all_different_and_complete(tmp_path, monkeypatch):
@@ -73,7 +85,7 @@ def points(values: tuple[int, ...]) -> list[dict]:
 
 def test_a_sweep_is_drawn_and_told(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "FIGURES", tmp_path / "figures")
-    sweep = growth.SWEEPS[0]
+    sweep = dataclasses.replace(growth.SWEEPS[0], why="")
     path = growth.draw(sweep, {"GAN": points((16, 32)), "CNN": points((16, 64))})
     height, width, _ = images.read(path).shape
     assert width > 2 * height  # Two panels.
@@ -81,7 +93,8 @@ def test_a_sweep_is_drawn_and_told(tmp_path, monkeypatch):
     assert (
         "| GAN | 512 | 5,120.0 (4,608.0 to 5,632.0) | 1,024.0 | 200.0 | 256.0 | 50.0 | 1,512 |"
     ) in lines
-    assert (sweep.why in lines) == bool(sweep.why)
+    told = dataclasses.replace(sweep, why="Because.")
+    assert growth.table(told, {"GAN": points((16, 512))}) == [*lines, "", "Because."]
 
 
 def test_precision_tells_the_mean_distance_of_the_curves(monkeypatch, tmp_path):

@@ -62,7 +62,7 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path: Path) -> None:
     ("error", "reason"),
     [
         (OSError(28, "No space left on device"), "No space left on device"),
-        (ValueError("RESOURCE_EXHAUSTED: x: No space left on device [28]"), r"\(No space left"),
+        (ValueError("RESOURCE_EXHAUSTED: x [os_error_code='28']"), r"\(No space left on device"),
         (OSError(30, "Read-only file system"), "Read-only file system"),
     ],
 )
@@ -80,6 +80,18 @@ def test_a_disk_that_does_not_take_it_is_named_with_the_remedy(
             checkpoints.save(2, state=STATE, config=CONFIG)
         monkeypatch.undo()
         assert checkpoints.latest_step() == 1
+
+
+def test_an_error_that_is_no_disks_stays_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("a state of another structure")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", fail)
+        with pytest.raises(ValueError, match="another structure"):
+            checkpoints.save(1, state=STATE, config=CONFIG)
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:

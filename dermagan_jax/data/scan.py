@@ -30,6 +30,7 @@ from dermagan_jax.data.records import Record
 from dermagan_jax.errors import DermaganError, ImageError
 
 CHUNK_SIZE = 256
+_FORMAT = 2  # Raised when chunks hold something else, so that an unfinished scan is begun anew.
 HASH_SIZE = 16  # Side of the perceptual hash: 256 bits.
 _SHARPNESS_SIZE = 128
 _THUMBNAIL_SIZE = 32
@@ -145,7 +146,8 @@ def _cannot_write(folder: Path, error: OSError) -> DermaganError:
 
 def _key(records: Sequence[Record], image_size: int) -> str:
     """Returns a hash of what the chunks depend on: the files, their sizes and times, in order."""
-    digest = hashlib.sha256(f"{dermagan_jax.__version__} {image_size} {CHUNK_SIZE}".encode())
+    made_by = f"{dermagan_jax.__version__} {_FORMAT} {image_size} {CHUNK_SIZE}"
+    digest = hashlib.sha256(made_by.encode())
     for record in records:
         path = Path(record.path)
         status = path.stat() if path.is_file() else None

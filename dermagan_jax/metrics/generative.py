@@ -47,10 +47,13 @@ def kid(candidate: FeatureSet, reference: FeatureSet, rng: np.random.Generator) 
     sets = (candidate, reference)
     if any(len(np.unique(each.lesion)) < 2 for each in sets):
         return None
-    whole = [np.ones((1, len(each))) for each in sets]
-    resampled = [intervals.resample(each.lesion, rng) for each in sets]
-    values, drawn = (_weighted_mmd(candidate, reference, *w) for w in (whole, resampled))
-    return intervals.percentile_interval(values[0], drawn)
+    # The first row takes all images once.
+    weights = [
+        np.concatenate([np.ones((1, len(each))), intervals.resample(each.lesion, rng)])
+        for each in sets
+    ]
+    value, *drawn = _weighted_mmd(candidate, reference, *weights)
+    return intervals.percentile_interval(value, np.asarray(drawn))
 
 
 def _kernel(a: FeatureSet, b: FeatureSet) -> np.ndarray:
