@@ -63,6 +63,10 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     config.log_every_steps = 10
     config.checkpoint_every_steps = 200
     config.keep_checkpoints = 2
+    config.watch = ml_collections.ConfigDict()  # Measures each checkpoint on validation lesions.
+    config.watch.features = ""  # As `dermagan evaluate --features`; "" for no watch.
+    config.watch.per_class = 128  # Generated images of each class.
+    config.watch.patience = 0  # Checkpoints without a lower KID after which to stop; 0 for never.
 
     if variant == "notebook":
         config.batch_size = 16

@@ -73,6 +73,12 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.log_every_steps = 16  # A multiple of penalty_interval shows the penalty.
     config.checkpoint_every_steps = 512
     config.keep_checkpoints = 2
+    config.watch = ml_collections.ConfigDict()  # Measures each checkpoint on validation lesions.
+    config.watch.features = (
+        "efficientnet_lite0"  # As `dermagan evaluate --features`; "" for no watch.
+    )
+    config.watch.per_class = 128  # Generated images of each class.
+    config.watch.patience = 0  # Checkpoints without a lower KID after which to stop; 0 for never.
 
     if variant == "smoke":
         config.model.width = config.model.max_width = 16
@@ -84,6 +90,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
         config.log_every_steps = 4
         config.penalty_interval = 4
         config.checkpoint_every_steps = 20
+        config.watch.features = ""
     elif variant != "default":
         raise ValueError(f"unknown variant {variant!r}; known: default, smoke")
     return config

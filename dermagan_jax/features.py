@@ -21,7 +21,9 @@ import optax
 
 from dermagan_jax import images
 from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.data import prepared
 from dermagan_jax.errors import DermaganError
+from dermagan_jax.metrics.feature_set import FeatureSet
 from dermagan_jax.nets import pretrained
 from dermagan_jax.nets.efficientnet_lite import EfficientNetLite0
 from dermagan_jax.nets.inception_v3 import InceptionV3
@@ -76,6 +78,12 @@ class Extractor:
                 parts.append(np.asarray(self.apply(np.pad(resized, padding)))[: len(batch)])
                 progress.update(index + 1, {})
         return np.concatenate(parts).astype(np.float64)
+
+    def features_of(self, split: prepared.Split, *, label: str) -> FeatureSet:
+        """Computes the features of a prepared set's images; see `extract`."""
+        # An image without a lesion's name is one of its own.
+        lesion = np.where(split.lesion_id == "", split.image_id, split.lesion_id)
+        return FeatureSet(self.extract(split.image, label=label), split.label, lesion)
 
 
 def find_extractor(text: str) -> Extractor:

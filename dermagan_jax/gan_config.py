@@ -15,6 +15,7 @@ import optax
 from dermagan_jax import ada, diffaugment, losses
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import NUM_CLASSES
+from dermagan_jax.metrics.generative import NEIGHBOURS
 from dermagan_jax.nets import dcgan, resgan
 from dermagan_jax.nets.precision import Precision, find_precision
 from dermagan_jax.rules import Rules
@@ -55,6 +56,16 @@ def check(config: Config) -> None:
     for name in ("batch_size", "log_every_steps", "checkpoint_every_steps", "penalty_interval"):
         if config[name] < 1:
             raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
+    watch = config["watch"]
+    if watch["features"] and watch["per_class"] <= NEIGHBOURS:
+        raise DermaganError(
+            f"config.watch.per_class is {watch['per_class']}; give a number above {NEIGHBOURS}, "
+            "the neighbours that coverage looks at"
+        )
+    if watch["patience"] < 0:
+        raise DermaganError(
+            f"config.watch.patience is {watch['patience']}; give a number from 0, which never stops"
+        )
     if (config["num_steps"] > 0) == (config["total_kimg"] > 0):
         raise DermaganError(
             f"config.num_steps is {config['num_steps']} and config.total_kimg "

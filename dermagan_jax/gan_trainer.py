@@ -25,11 +25,12 @@ from dermagan_jax.nets.precision import find_precision
 from dermagan_jax.profiling import Tracer, Window
 from dermagan_jax.rules import draw_latents
 from dermagan_jax.state import GanState, create_gan_state
+from dermagan_jax.watching import KID, Watch
 from dermagan_jax.writers import METRICS_FILE, MetricWriter, Progress, read_metrics
 
 GRID_COLUMNS = 10
 # Purposes folded into the run's key, so that no two draws share one.
-_INIT, _TRAIN, _GRID, _CALIBRATE = range(4)
+_INIT, _TRAIN, _GRID, _CALIBRATE, _WATCH = range(5)
 
 _logger = logging.getLogger("dermagan")
 
@@ -65,26 +66,37 @@ def _train(
     source = Path(config.init_from) if config.init_from else None
     seen = pretraining.ancestors(source, opened) if source else []
     plain_config = config.to_dict()
+    watch = _make_watch(config, opened.folder)
     workdir.claim(run_folder, config=plain_config, data=data)
     run = _Run(config, opened.train)
     tracer = Tracer(profile, run_folder / "profile")
     document: dict[str, Any] = {"config": plain_config, "data": data, "classes": list(CLASSES)}
     document["pretraining"] = seen
-    with Checkpoints(run_folder, keep=config.keep_checkpoints) as checkpoints:
+    document["best_metric"] = best_metric = KID if watch else None
+    keep = config.keep_checkpoints
+    with Checkpoints(run_folder, keep=keep, best_metric=best_metric) as checkpoints:
         first = run.create_state()
         if source and checkpoints.latest_step() is None:
             first = pretraining.start_from(source, first)
         state = checkpoints.resume(first)
-        state, last = _loop(run, state, checkpoints, run_folder, document, tracer)
+        state, last = _loop(run, watch, state, checkpoints, run_folder, document, tracer)
     summary = {
         "num_steps": _steps_done(state),
         "kimg": _steps_done(state) * gan_config.images_per_step(config) / 1000,
         "data": data,
         "last": last,
         "alarms": run.alarms.raised,
+        "watch": watch and watch.summary(),
     }
+    if watch:
+        rows = read_metrics(run_folder / METRICS_FILE)
+        watch.draw(rows, run_folder / "figures", phantom=data["kind"] == "phantom")
     files.write_json(run_folder / workdir.SUMMARY, summary)
     return summary
+
+
+def _make_watch(config: ml_collections.ConfigDict, data_dir: Path) -> Watch | None:
+    return Watch(data_dir, **config.watch) if config.watch.features else None
 
 
 def _steps_done(state: GanState) -> int:
@@ -126,7 +138,9 @@ class _Run:
             batch_axis=1 if self.per_class else 0,
         )
         self.calibrate = jax.jit(self._calibrate)
-        self.sample_grid = jax.jit(self._sample_grid)
+        self.sample_grid = jax.jit(partial(self._sample, purpose=_GRID, count=GRID_COLUMNS))
+        count = config.watch.per_class
+        self.sample_for_watch = jax.jit(partial(self._sample, purpose=_WATCH, count=count))
 
     def _nets(self) -> dict[str, Any]:
         return {
@@ -180,17 +194,17 @@ class _Run:
             return jax.lax.map(lambda each: calibrate(*each), operands)
         return calibrate(*operands)
 
-    def _sample_grid(self, variables: dict[str, Any]) -> jax.Array:
-        """Generates from the run's fixed latents: [4, GRID_COLUMNS, S, S, 3] uint8."""
-        key = jax.random.fold_in(jax.random.fold_in(self.key, _GRID), 0)
-        shape = (GRID_COLUMNS, self.config.model.latent_size)
+    def _sample(self, variables: dict[str, Any], *, purpose: int, count: int) -> jax.Array:
+        """Generates from the run's fixed latents for a purpose: [4, count, S, S, 3] uint8."""
+        key = jax.random.fold_in(jax.random.fold_in(self.key, purpose), 0)
+        shape = (count, self.config.model.latent_size)
 
         def row(label: jax.Array, key: jax.Array) -> jax.Array:
             mine, name = variables, None
             if self.per_class:
                 mine = jax.tree.map(lambda leaf: leaf[label], variables)
             else:
-                name = jax.nn.one_hot(jnp.full(GRID_COLUMNS, label), NUM_CLASSES)
+                name = jax.nn.one_hot(jnp.full(count, label), NUM_CLASSES)
             z = draw_latents(key, shape, self.rules.latent_degrees)
             return gan.sample(mine, z, name, generator=self.generator)
 
@@ -204,12 +218,14 @@ class _Recorder:
     def __init__(
         self,
         run: _Run,
+        watch: Watch | None,
         writer: MetricWriter,
         checkpoints: Checkpoints,
         folder: Path,
         document: Mapping[str, Any],
     ) -> None:
         self.run = run
+        self.watch = watch
         self.writer = writer
         self.checkpoints = checkpoints
         self.folder = folder
@@ -217,9 +233,11 @@ class _Recorder:
         self.last: dict[str, float] = {}
 
     def recall(self, start: int) -> None:
-        """Shows the alarms the rows that an earlier call wrote."""
+        """Shows the alarms and the watch the rows that an earlier call wrote."""
         for row in read_metrics(self.folder / METRICS_FILE):
             self.run.alarms.watch(row["step"], row)
+            if self.watch:
+                self.watch.note(row["step"], row)
             if row["step"] == start and "train/d_loss" in row:
                 self.last = {name: row[name] for name in row if name != "step"}
 
@@ -246,8 +264,12 @@ class _Recorder:
                 f"{self.checkpoints.latest_step()}; lower config.optimizer.learning_rate"
             )
 
-    def save(self, step: int, state: GanState) -> None:
-        """Writes the sample grid and its diversity, then the checkpoint."""
+    def save(self, step: int, state: GanState) -> bool:
+        """Writes the sample grid and what is measured of it, then the checkpoint.
+
+        Returns:
+          Whether the watch's patience has run out.
+        """
         variables = self.run.calibrate(state)
         samples = np.asarray(self.run.sample_grid(variables))
         shares = {
@@ -261,8 +283,25 @@ class _Recorder:
         (self.folder / "samples").mkdir(exist_ok=True)
         images.write_png(self.folder / "samples" / f"grid_{step:06d}.png", grid)
         self.writer.write_images(step, {"samples": grid})
+        measured = self._measure(step, variables)
         self.writer.flush()
-        self.checkpoints.save(step, state=state, generator=variables, config=self.document)
+        self.checkpoints.save(
+            step, state=state, generator=variables, config=self.document, metrics=measured
+        )
+        if self.watch is None or not self.watch.is_over:
+            return False
+        _logger.info("stopping at step %d: KID was lowest at %d", step, self.watch.best_step)
+        return True
+
+    def _measure(self, step: int, variables: dict[str, Any]) -> dict[str, float] | None:
+        if self.watch is None:
+            return None
+        samples = np.asarray(self.run.sample_for_watch(variables))
+        label = np.arange(NUM_CLASSES).repeat(samples.shape[1])
+        measured = self.watch.measure(samples.reshape(-1, *samples.shape[2:]), label)
+        self.watch.note(step, measured)
+        self._write(step, measured)
+        return measured
 
     def _write(self, step: int, row: Mapping[str, float]) -> None:
         self.writer.write(step, row)
@@ -272,6 +311,7 @@ class _Recorder:
 
 def _loop(
     run: _Run,
+    watch: Watch | None,
     state: GanState,
     checkpoints: Checkpoints,
     folder: Path,
@@ -289,7 +329,7 @@ def _loop(
             run.num_steps, initial_step=start, images_per_step=per_step, label="gan"
         ) as progress,
     ):
-        recorder = _Recorder(run, writer, checkpoints, folder, document)
+        recorder = _Recorder(run, watch, writer, checkpoints, folder, document)
         recorder.recall(start)
 
         def on_metrics(step: int, metrics: Mapping[str, np.ndarray]) -> None:
@@ -303,7 +343,7 @@ def _loop(
             state,
             run.batches(start, size),
             start=start,
-            last=run.num_steps,
+            last=start if watch and watch.is_over else run.num_steps,
             size=size,
             every=config.checkpoint_every_steps,
             on_metrics=on_metrics,

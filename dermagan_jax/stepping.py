@@ -62,7 +62,7 @@ def drive(
     size: int,
     every: int,
     on_metrics: Callable[[int, Any], None],
-    on_state: Callable[[int, Any], None],
+    on_state: Callable[[int, Any], bool | None],
     tracer: Tracer,
 ) -> Any:
     """Trains from step `start` to step `last`.
@@ -79,11 +79,12 @@ def drive(
       size: batches of a super-batch.
       every: see `pieces`.
       on_metrics: called with a step's number and its metrics.
-      on_state: called with the number of steps done and the state, which the next call gives away.
+      on_state: called with the number of steps done and the state, which the next call gives away;
+        True ends the run there.
       tracer: traces some of the steps.
 
     Returns:
-      The state after the last step.
+      The state after the last step, or after that at which `on_state` ended the run.
     """
     waiting: tuple[int, int, int, Any] | None = None
 
@@ -107,6 +108,8 @@ def drive(
             done = base + high
             if done % every == 0 or done == last:
                 hand_over()
-                on_state(done, state)
+                if on_state(done, state):
+                    tracer.close()
+                    return state
     tracer.close()
     return state

@@ -117,7 +117,7 @@ def load_gan(workdir: Path, *, step: int | None = None) -> TrainedGan:
 
     Args:
       workdir: the run's folder.
-      step: the checkpoint to load, or None for the latest.
+      step: the checkpoint to load, or None for the best where the run was watched, else the latest.
 
     Raises:
       DermaganError: when there is no such checkpoint, or it is damaged.
@@ -126,7 +126,7 @@ def load_gan(workdir: Path, *, step: int | None = None) -> TrainedGan:
         steps = checkpoints.steps()
         if not steps:
             raise DermaganError(f"{workdir}: holds no whole checkpoint; train the GAN first")
-        step = steps[-1] if step is None else step
+        step = _best_step(workdir, checkpoints) if step is None else step
         if step not in steps:
             have = ", ".join(map(str, steps))
             raise DermaganError(f"{workdir}: has no checkpoint of step {step}; it has {have}")
@@ -138,6 +138,17 @@ def load_gan(workdir: Path, *, step: int | None = None) -> TrainedGan:
         variables = checkpoints.restore_generator(step)
     config = provenance["config"]
     return TrainedGan(gan_config.make_generator(config), variables, step, provenance)
+
+
+def _best_step(workdir: Path, checkpoints: Checkpoints) -> int:
+    """Returns the best step by the metric that the run recorded, or the last one without any."""
+    latest = checkpoints.steps()[-1]
+    best_metric = checkpoints.restore_config(latest).get("best_metric")
+    if best_metric is None:
+        return latest
+    with Checkpoints(workdir, best_metric=best_metric, read_only=True) as ranked:
+        best = ranked.best_step()
+    return latest if best is None else best
 
 
 def draw_latents(

@@ -54,6 +54,17 @@ def phantom_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def many_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set with more validation images than `phantom_set` has."""
+    from dermagan_jax.data.prepare import prepare
+
+    out = tmp_path_factory.mktemp("many") / "set"
+    changes = {"test_per_class": 2, "validation_fraction": 0.5}
+    prepare(out, source_texts=["phantom=36"], plan_changes=changes, num_workers=1, progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
 def tiny_gan(phantom_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a narrow GAN, two steps old."""
     from configs import dcgan

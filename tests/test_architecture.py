@@ -20,7 +20,7 @@ PACKAGE = "dermagan_jax"
 LAYERS = (
     ("train_gan", "train_classifier", "cli", "__main__", "demo"),
     ("study",),
-    ("gan_trainer", "pretraining", "classifier_trainer", "classifier_runs", "launch"),
+    ("gan_trainer", "pretraining", "watching", "classifier_trainer", "classifier_runs", "launch"),
     (
         *("data", "checkpoints", "compilation", "console", "features", "memory", "synthesis"),
         *("workdir", "writers"),

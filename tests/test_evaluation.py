@@ -28,15 +28,6 @@ def pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "find_extractor", lambda text: PIXELS)
 
 
-@pytest.fixture(scope="module")
-def many_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared set with more validation images than `phantom_set` has."""
-    out = tmp_path_factory.mktemp("many") / "set"
-    changes = {"test_per_class": 2, "validation_fraction": 0.5}
-    prepare(out, source_texts=["phantom=36"], plan_changes=changes, num_workers=1, progress=False)
-    return out
-
-
 def says_it_saw(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Makes every GAN claim that it was trained on this set."""
     sha256 = prepared.load_report(folder)["split_hashes"]["train"]

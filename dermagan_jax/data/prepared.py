@@ -59,6 +59,10 @@ class Split:
     source: np.ndarray
     site: np.ndarray
 
+    def take(self, chosen: np.ndarray) -> Split:
+        """Returns the images of these indices, or of this mask."""
+        return Split(*(getattr(self, each.name)[chosen] for each in dataclasses.fields(self)))
+
 
 def load_report(data_dir: Path) -> dict[str, Any]:
     """Reads `data_report.json`, which is there only when a set is complete.

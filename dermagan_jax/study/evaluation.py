@@ -181,15 +181,10 @@ class _Comparison:
         self, real: _RealImages, extractor: Extractor, counts: Mapping[str, int], seed: int
     ) -> None:
         self._real, self._extractor, self._counts, self._seed = real, extractor, counts, seed
-        self._training = self._features_of(real.training, "training images")
-        self._heldout = self._features_of(real.heldout, "held-out images")
+        self._training = extractor.features_of(real.training, label="training images")
+        self._heldout = extractor.features_of(real.heldout, label="held-out images")
         chosen = self._training.take(self._draw_training())
         self.floor = _plain(generative.measure(chosen, self._heldout, seed=seed))
-
-    def _features_of(self, split: prepared.Split, label: str) -> FeatureSet:
-        # An image without a lesion's name is one of its own.
-        lesion = np.where(split.lesion_id == "", split.image_id, split.lesion_id)
-        return FeatureSet(self._extractor.extract(split.image, label=label), split.label, lesion)
 
     def _draw_training(self) -> np.ndarray:
         """Chooses as many training images of each class as are generated."""
