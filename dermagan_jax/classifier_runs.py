@@ -23,13 +23,12 @@ from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data.pipeline import LabelledImages, eval_batches, train_batches
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.metrics import classification
-from dermagan_jax.nets.lesion_cnn import LesionCNN
+from dermagan_jax.nets.lesion_cnn import IMAGE_SIZE, LesionCNN
 from dermagan_jax.nets.precision import find_precision
 from dermagan_jax.profiling import Tracer
 from dermagan_jax.state import ClassifierState, NetState, create_classifier_state
 from dermagan_jax.writers import MetricWriter, Progress
 
-IMAGE_SIZE = 64  # What the paper's CNN takes.
 # Purposes folded into a run's key, so that no two draws share one.
 _INIT, _TRAIN = range(2)
 

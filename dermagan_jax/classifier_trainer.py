@@ -12,11 +12,12 @@ import jax
 import ml_collections
 
 from dermagan_jax import figures, files, parallel, synthesis, workdir
-from dermagan_jax.classifier_runs import IMAGE_SIZE, Program, Run, train_side_by_side
+from dermagan_jax.classifier_runs import Program, Run, train_side_by_side
 from dermagan_jax.data.pipeline import LabelledImages
 from dermagan_jax.data.training import TrainingData, open_for_training
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.lesions import CLASSES
+from dermagan_jax.nets.lesion_cnn import IMAGE_SIZE
 from dermagan_jax.nets.precision import find_precision
 from dermagan_jax.profiling import Tracer, Window
 from dermagan_jax.seeds import SPLITS, summarise

@@ -7,12 +7,15 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dermagan_jax
 from dermagan_jax import console
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES, label_of_folder
+
+if TYPE_CHECKING:
+    from dermagan_jax import synthesis
 
 _PROLOGUE = """\
 Train a GAN on skin-lesion images, generate labelled images, and see whether they help a classifier.
@@ -49,6 +52,18 @@ looks for copies of training images. Measures every kept checkpoint and says whi
   dermagan evaluate --gan runs/gan --data data --step 6400 --split test    once, at the very end
 
 Writes evaluation.json, evaluation.html and figures. A minute for each checkpoint on 2 cores.
+"""
+
+
+_GENERATE_HELP = """\
+Writes PNG images in class folders, with manifest.csv, generation.json, grid.png and the way between
+two images of a class (interpolation.png) and from class to class (morph.png). The same checkpoint
+and choices give the same bytes.
+
+  dermagan generate --gan runs/gan --per-class 100 --out generated
+  dermagan generate --gan runs/gan --per-class 100 --no-copies data --out generated
+
+Filters look at training lesions only; how many images each lets pass is shown and recorded.
 """
 
 
@@ -185,16 +200,42 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "generate",
         help="make labelled images with a trained GAN",
-        description="Writes PNG images in class folders, with manifest.csv, generation.json and "
-        "grid.png. The same checkpoint and seed give the same bytes.\n\n"
-        "  dermagan generate --gan runs/gan --per-class 100 --out generated",
+        description=_GENERATE_HELP,
         formatter_class=_Formatter,
     )
     parser.add_argument("--gan", type=Path, required=True, help="workdir of train_gan.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for the images")
     parser.add_argument("--per-class", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--step", type=int, help="checkpoint to use (default: the latest)")
+    parser.add_argument(
+        "--step", type=int, help="checkpoint to use (default: the best where known, or the latest)"
+    )
+    group = parser.add_argument_group("choosing", "Which images to keep; in the order given here.")
+    group.add_argument(
+        "--truncation",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="bound of the latents' elements, such as 1.0: more typical images, fewer kinds",
+    )
+    group.add_argument(
+        "--realistic",
+        type=float,
+        metavar="SHARE",
+        help="keep this share, the best by the GAN's own discriminator",
+    )
+    group.add_argument(
+        "--agreed",
+        type=Path,
+        metavar="DIR",
+        help="keep what this workdir's classifier, of the same training split, gives its class",
+    )
+    group.add_argument(
+        "--no-copies",
+        type=Path,
+        metavar="DATA",
+        help="drop what is nearer to a training image than other lesions are; the prepared set",
+    )
     parser.set_defaults(run=_generate)
 
 
@@ -257,14 +298,62 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    from dermagan_jax import synthesis
+    from dermagan_jax import images, latent_walks, synthesis
 
     _ready_jax(options)
     trained = synthesis.load_gan(options.gan.expanduser(), step=options.step)
-    generated = synthesis.generate(trained, per_class=options.per_class, seed=options.seed)
-    synthesis.write_folder(generated, options.out.expanduser())
+    out = options.out.expanduser()
+    generated = synthesis.generate(
+        trained,
+        per_class=options.per_class,
+        seed=options.seed,
+        truncation=options.truncation,
+        filters=_filters(options, trained),
+    )
+    synthesis.write_folder(generated, out)
+    for name, draw in (
+        ("interpolation", latent_walks.interpolation_grid),
+        ("morph", latent_walks.morph_grid),
+    ):
+        picture = draw(trained, options.seed)
+        if picture is not None:
+            images.write_png(out / f"{name}.png", picture)
     print(f"Wrote {len(generated.label)} images from step {trained.step} to {options.out}")
+    _show_passed(generated.provenance)
     print(console.notice(generated.provenance["kind"]))
+
+
+def _filters(options: argparse.Namespace, trained: synthesis.TrainedGan) -> list[synthesis.Filter]:
+    from dermagan_jax import choosing, features
+
+    sha256 = trained.train_split_sha256
+    filters: list[synthesis.Filter] = []
+    if options.realistic is not None:
+        workdir = options.gan.expanduser()
+        filters.append(choosing.Realistic(workdir, trained.step, share=options.realistic))
+    if options.agreed is not None:
+        workdir = options.agreed.expanduser()
+        filters.append(choosing.Agreed(workdir, train_split_sha256=sha256))
+    if options.no_copies is not None:
+        filters.append(
+            choosing.NoCopies(
+                options.no_copies.expanduser(),
+                features=features.DEFAULT,
+                train_split_sha256=sha256,
+            )
+        )
+    return filters
+
+
+def _show_passed(provenance: Mapping[str, Any]) -> None:
+    """Prints how many candidates each filter let pass."""
+    names = [each["filter"].replace("_", " ") for each in provenance["filters"]]
+    if names:
+        rows = [
+            [name, f"{passed['candidates']:,}", *(f"{number:,}" for number in passed["after"])]
+            for name, passed in provenance["passed"].items()
+        ]
+        print(console.table(["class", "candidates", *(f"after {name}" for name in names)], rows))
 
 
 def _prepare(options: argparse.Namespace) -> None:

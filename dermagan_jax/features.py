@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,24 +17,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dermagan_jax import images
-from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data import prepared
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.metrics.feature_set import FeatureSet
-from dermagan_jax.nets import pretrained
+from dermagan_jax.nets import lesion_cnn, pretrained
 from dermagan_jax.nets.efficientnet_lite import EfficientNetLite0
 from dermagan_jax.nets.inception_v3 import InceptionV3
-from dermagan_jax.nets.lesion_cnn import LesionCNN
-from dermagan_jax.state import create_classifier_state
+from dermagan_jax.trained_classifier import load_classifier
 from dermagan_jax.writers import Progress
 
 DEFAULT = "efficientnet_lite0"
 # Small, so that a batch's widest map stays in a CPU's cache: 165 images a second, 145 with 64.
 BATCH_SIZE = 16
-_LITE0_SIDE, _INCEPTION_SIDE, _CNN_SIDE = 160, 299, 64
+_LITE0_SIDE, _INCEPTION_SIDE = 160, 299
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +63,29 @@ class Extractor:
           [N, D] float64.
         """
         parts = []
-        num_batches = -(-len(pictures) // BATCH_SIZE)
         with Progress(
-            num_batches, initial_step=0, images_per_step=BATCH_SIZE, label=f"features of {label}"
+            -(-len(pictures) // BATCH_SIZE),
+            initial_step=0,
+            images_per_step=BATCH_SIZE,
+            label=f"features of {label}",
         ) as progress:
-            for index in range(num_batches):
-                batch = pictures[index * BATCH_SIZE : (index + 1) * BATCH_SIZE]
-                resized = np.stack([images.resize_crop(image, self.side) for image in batch])
-                # Every batch has one shape, so that one program serves all.
-                padding = ((0, BATCH_SIZE - len(batch)), (0, 0), (0, 0), (0, 0))
-                parts.append(np.asarray(self.apply(np.pad(resized, padding)))[: len(batch)])
-                progress.update(index + 1, {})
-        return np.concatenate(parts).astype(np.float64)
+            for part in self._batches(pictures):
+                parts.append(part)
+                progress.update(len(parts), {})
+        return np.concatenate(parts)
+
+    def extract_few(self, pictures: np.ndarray) -> np.ndarray:
+        """Does what `extract` does, without a progress line."""
+        return np.concatenate(list(self._batches(pictures)))
+
+    def _batches(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(pictures), BATCH_SIZE):
+            batch = pictures[start : start + BATCH_SIZE]
+            resized = np.stack([images.resize_crop(image, self.side) for image in batch])
+            # Every batch has one shape, so that one program serves all.
+            padding = ((0, BATCH_SIZE - len(batch)), (0, 0), (0, 0), (0, 0))
+            found = np.asarray(self.apply(np.pad(resized, padding)))
+            yield found[: len(batch)].astype(np.float64)
 
     def features_of(self, split: prepared.Split, *, label: str) -> FeatureSet:
         """Computes the features of a prepared set's images; see `extract`."""
@@ -162,24 +170,13 @@ def _inception(path: Path) -> Extractor:
 
 def _in_domain(workdir: Path) -> Extractor:
     """The last hidden layer of a classifier of ours, at its best validation loss."""
-    with Checkpoints(workdir, best_metric="loss", read_only=True) as checkpoints:
-        step = checkpoints.best_step()
-        config = {} if step is None else checkpoints.restore_config(step)
-        if step is None or "synthetic" not in config.get("config", {}):
-            raise DermaganError(
-                f"{workdir}: is not a classifier's workdir; name one that train_classifier.py made"
-            )
-        model = LesionCNN()
-        fresh = create_classifier_state(
-            jax.random.key(0), model=model, tx=optax.adam(1e-3), image_size=_CNN_SIDE
-        )
-        variables = checkpoints.restore_state(fresh, step).net.variables
+    trained = load_classifier(workdir)
 
     def is_last_hidden(module: nn.Module, _: str) -> bool:
         return module.name == "Dense_1"
 
     def apply(variables: Mapping, image: jax.Array) -> jax.Array:
-        _, kept = model.apply(
+        _, kept = trained.model.apply(
             variables,
             images.to_float(image),
             train=False,
@@ -192,9 +189,9 @@ def _in_domain(workdir: Path) -> Extractor:
         "in_domain",
         "Last hidden layer of a classifier trained on this set's training split: it knows the "
         "training images, so that its signs of copying say little.",
-        _CNN_SIDE,
-        functools.partial(jax.jit(apply), variables),
-        config["data"]["train_split_sha256"],
+        lesion_cnn.IMAGE_SIZE,
+        functools.partial(jax.jit(apply), trained.variables),
+        trained.train_split_sha256,
     )
 
 

@@ -65,19 +65,30 @@ class Noise(struct.PyTreeNode):
     turn: jax.Array
 
 
-def draw_latents(key: jax.Array, shape: tuple[int, ...], degrees: float = 0.0) -> jax.Array:
+def draw_latents(
+    key: jax.Array, shape: tuple[int, ...], degrees: float = 0.0, *, truncation: float = 0.0
+) -> jax.Array:
     """Draws standard normal latents, or Student's t of so many degrees of freedom.
 
     Args:
       key: a JAX key.
       shape: of the result.
       degrees: 0 for normal; few degrees give latents far from the mean more often.
+      truncation: largest absolute value of a normal latent's elements; 0 for no bound.
 
     Returns:
       float32 of that shape.
 
-    Source: Student's t for rare classes, Ahmad et al., 2021 (TED-GAN).
+    Raises:
+      ValueError: truncation of Student's t.
+
+    Source: Student's t for rare classes, Ahmad et al., 2021 (TED-GAN); truncation, Brock et al.,
+    2019 (BigGAN), section 3.1.
     """
+    if truncation and degrees:
+        raise ValueError("latents of Student's t are not truncated: their tails are the point")
+    if truncation:
+        return jax.random.truncated_normal(key, -truncation, truncation, shape)
     return jax.random.t(key, degrees, shape) if degrees else jax.random.normal(key, shape)
 
 

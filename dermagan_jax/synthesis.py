@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -23,13 +24,33 @@ from dermagan_jax import files, gan, gan_config, images, rules
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
+from dermagan_jax.writers import Progress
 
 # Batches are always of this size, cut at the end: an image's bytes may depend on its batch's size.
 BATCH_SIZE = 64
+# Candidates for an image asked for, after which filters are taken to let nothing pass.
+MOST_CANDIDATES = 100
 MANIFEST = "manifest.csv"
 PROVENANCE = "generation.json"
 GRID_COLUMNS = 10
 _MANIFEST_COLUMNS = ("file", "class", "seed", "index", "checkpoint_step", "train_split_sha256")
+
+
+class Filter(Protocol):
+    """Says which candidates to keep.
+
+    It looks at batches of fixed size, so that what it says of an image does not depend on how many
+    are asked for.
+
+    Attributes:
+      settings: its name and choices, for the images' provenance; JSON types.
+    """
+
+    settings: Mapping[str, Any]
+
+    def accepts(self, image: np.ndarray, label: int) -> np.ndarray:
+        """Looks at a batch of candidates of a class: [B, S, S, 3] uint8 to [B] bool."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +87,19 @@ class Generated:
     Attributes:
       image: [N, S, S, 3] uint8, class by class.
       label: [N] int32 in [0, 4).
+      index: [N] int64, which of the class's candidates each is.
       provenance: what the folder's `generation.json` holds.
     """
 
     image: np.ndarray
     label: np.ndarray
+    index: np.ndarray
     provenance: Mapping[str, Any]
+
+    def take(self, chosen: np.ndarray) -> Generated:
+        """Returns the images of these indices."""
+        arrays = {name: getattr(self, name)[chosen] for name in ("image", "label", "index")}
+        return dataclasses.replace(self, **arrays)
 
     def first(self, counts: Mapping[str, int]) -> Generated:
         """Returns the first images of each class.
@@ -91,8 +119,7 @@ class Generated:
                     f"{len(members)}; generate more or lower config.synthetic.per_class or ratio"
                 )
             chosen.append(members[: counts[name]])
-        indices = np.concatenate(chosen)
-        return dataclasses.replace(self, image=self.image[indices], label=self.label[indices])
+        return self.take(np.concatenate(chosen))
 
     def require_train_split(self, sha256: str) -> None:
         """Refuses images of a GAN that saw other lesions than the classifier may.
@@ -152,7 +179,13 @@ def _best_step(workdir: Path, checkpoints: Checkpoints) -> int:
 
 
 def draw_latents(
-    seed: int, label: int, start: int, count: int, config: Mapping[str, Any]
+    seed: int,
+    label: int,
+    start: int,
+    count: int,
+    config: Mapping[str, Any],
+    *,
+    truncation: float = 0.0,
 ) -> jax.Array:
     """Draws the latents of images `start` to `start + count` of a class.
 
@@ -161,53 +194,119 @@ def draw_latents(
     """
     class_key = jax.random.fold_in(jax.random.key(seed), label)
     keys = jax.vmap(partial(jax.random.fold_in, class_key))(jnp.arange(start, start + count))
-    shape = (config["model"]["latent_size"],)
-    degrees = gan_config.latent_degrees(config)
-    return jax.vmap(lambda key: rules.draw_latents(key, shape, degrees))(keys)
+    draw = partial(
+        rules.draw_latents,
+        shape=(config["model"]["latent_size"],),
+        degrees=gan_config.latent_degrees(config),
+        truncation=truncation,
+    )
+    return jax.vmap(draw)(keys)
 
 
-def _sample_class(trained: TrainedGan, label: int, count: int, seed: int) -> Iterator[np.ndarray]:
+def _candidates(
+    trained: TrainedGan, label: int, seed: int, truncation: float
+) -> Iterator[np.ndarray]:
+    """Yields batches of a class's images without end."""
     variables, name = trained.variables, None
     if gan_config.is_per_class(trained.config):
         variables = jax.tree.map(lambda leaf: leaf[label], variables)
     else:
         name = jax.nn.one_hot(jnp.full(BATCH_SIZE, label), NUM_CLASSES)
     sample = jax.jit(partial(gan.sample, generator=trained.generator))
-    for start in range(0, count, BATCH_SIZE):
-        z = draw_latents(seed, label, start, BATCH_SIZE, trained.config)
-        yield np.asarray(sample(variables, z, name))[: count - start]
+    for start in itertools.count(0, BATCH_SIZE):
+        z = draw_latents(seed, label, start, BATCH_SIZE, trained.config, truncation=truncation)
+        yield np.asarray(sample(variables, z, name))
 
 
-def generate(trained: TrainedGan, *, per_class: Mapping[str, int] | int, seed: int) -> Generated:
+@dataclasses.dataclass
+class _Passed:
+    """How many candidates of a class there were, and how many each filter let pass."""
+
+    candidates: int
+    after: list[int]
+
+
+def _choose(
+    batches: Iterator[np.ndarray],
+    label: int,
+    count: int,
+    filters: Sequence[Filter],
+    passed: _Passed,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the first `count` candidates that all filters accept, in parts, and which they are."""
+    have = 0
+    while have < count:
+        batch = next(batches)
+        accepted = np.ones(len(batch), bool)
+        for order, each in enumerate(filters):
+            accepted &= each.accepts(batch, label)
+            passed.after[order] += int(accepted.sum())
+        chosen = np.flatnonzero(accepted)[: count - have]
+        yield batch[chosen], passed.candidates + chosen
+        passed.candidates += len(batch)
+        have += len(chosen)
+        if have < count and passed.candidates >= MOST_CANDIDATES * max(count, BATCH_SIZE):
+            raise DermaganError(
+                f"{have} of {passed.candidates:,} candidates of {CLASSES[label]} passed the "
+                f"filters, and {count} are asked for; ask for fewer, or loosen a filter"
+            )
+
+
+def generate(
+    trained: TrainedGan,
+    *,
+    per_class: Mapping[str, int] | int,
+    seed: int,
+    truncation: float = 0.0,
+    filters: Sequence[Filter] = (),
+) -> Generated:
     """Generates labelled images.
 
     Args:
       trained: from `load_gan`.
       per_class: images of each class, the same for all or by class name.
       seed: of the latents; the same seed gives the same images.
+      truncation: bound of the latents' elements, see `rules.draw_latents`; 0 for none.
+      filters: what a candidate must pass to be kept.
 
     Raises:
-      DermaganError: when a number is negative or all are 0.
+      DermaganError: when a number is negative or all are 0, when latents of Student's t are to be
+        truncated, or when the filters let next to nothing pass.
     """
     counts = dict.fromkeys(CLASSES, per_class) if isinstance(per_class, int) else per_class
     if min(counts.values()) < 0 or not any(counts.values()):
         raise DermaganError(f"images per class is {per_class}; give a number above 0")
-    with gan_config.precision(trained.config).applied():
-        parts = [
-            part
-            for label, name in enumerate(CLASSES)
-            for part in _sample_class(trained, label, counts[name], seed)
-        ]
-    label = np.repeat(np.arange(NUM_CLASSES, dtype=np.int32), [counts[name] for name in CLASSES])
+    if truncation < 0 or (truncation and gan_config.latent_degrees(trained.config)):
+        raise DermaganError(
+            f"truncation is {truncation}; give a number above 0 and a GAN of normal latents, or 0"
+        )
+    wanted = {label: counts[name] for label, name in enumerate(CLASSES) if counts[name]}
+    passed = {label: _Passed(0, [0] * len(filters)) for label in wanted}
+    parts, places, done = [], [], 0
+    with (
+        gan_config.precision(trained.config).applied(),
+        Progress(sum(wanted.values()), initial_step=0, images_per_step=1, label="generate") as bar,
+    ):
+        for label, count in wanted.items():
+            batches = _candidates(trained, label, seed, truncation)
+            for part, place in _choose(batches, label, count, filters, passed[label]):
+                parts.append(part)
+                places.append(place)
+                done += len(part)
+                bar.update(done, {})
     provenance = {
         "kind": trained.provenance["data"]["kind"],
         "per_class": {name: counts[name] for name in CLASSES},
         "seed": seed,
         "checkpoint_step": trained.step,
         "train_split_sha256": trained.train_split_sha256,
+        "truncation": truncation,
+        "filters": [dict(each.settings) for each in filters],
+        "passed": {CLASSES[label]: dataclasses.asdict(each) for label, each in passed.items()},
         "gan": dict(trained.provenance),
     }
-    return Generated(np.concatenate(parts), label, provenance)
+    label = np.repeat(np.asarray(list(wanted), np.int32), list(wanted.values()))
+    return Generated(np.concatenate(parts), label, np.concatenate(places), provenance)
 
 
 def write_folder(generated: Generated, out: Path) -> None:
@@ -224,12 +323,13 @@ def write_folder(generated: Generated, out: Path) -> None:
       DermaganError: when `out` holds something else, or cannot be written.
     """
     _claim(out, generated.provenance)
-    rows, index_in_class = [], dict.fromkeys(CLASSES, 0)
-    for image, label in zip(generated.image, generated.label, strict=True):
+    rows, number_in_class = [], dict.fromkeys(CLASSES, 0)
+    for image, label, index in zip(
+        generated.image, generated.label, generated.index.tolist(), strict=True
+    ):
         name = CLASSES[label]
-        index = index_in_class[name]
-        index_in_class[name] += 1
-        file = f"{name}/{name}_{index:06d}.png"
+        file = f"{name}/{name}_{number_in_class[name]:06d}.png"
+        number_in_class[name] += 1
         (out / name).mkdir(exist_ok=True)
         images.write_png(out / file, image)
         provenance = generated.provenance
@@ -271,8 +371,9 @@ def load_folder(folder: Path) -> Generated:
             "make one with `dermagan generate`"
         ) from error
     pixels = [images.read(_inside(folder, row["file"])) for row in rows]
-    label = [CLASSES.index(row["class"]) for row in rows]
-    return Generated(np.stack(pixels), np.asarray(label, np.int32), provenance)
+    label = np.asarray([CLASSES.index(row["class"]) for row in rows], np.int32)
+    index = np.asarray([int(row["index"]) for row in rows])
+    return Generated(np.stack(pixels), label, index, provenance)
 
 
 def _inside(folder: Path, name: str) -> Path:

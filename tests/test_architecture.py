@@ -23,7 +23,7 @@ LAYERS = (
     ("gan_trainer", "pretraining", "watching", "classifier_trainer", "classifier_runs", "launch"),
     (
         *("data", "checkpoints", "compilation", "console", "features", "memory", "synthesis"),
-        *("workdir", "writers"),
+        *("choosing", "latent_walks", "trained_classifier", "workdir", "writers"),
     ),
     ("gan", "gan_config", "classifier"),
     ("state", "rules", "parallel", "stepping", "profiling", "seeds"),

@@ -10,6 +10,8 @@ from jax.typing import DTypeLike
 from dermagan_jax.lesions import NUM_CLASSES
 from dermagan_jax.nets import layers, stride_one
 
+IMAGE_SIZE = 64  # Side of the images that it takes.
+
 
 class LesionCNN(nn.Module):
     """Classifies 64x64 images with two convolutions and three dense layers; 521,758 parameters.

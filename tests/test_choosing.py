@@ -1,0 +1,154 @@
+"""Filters of generated images: what they keep, and that they look at training lesions only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import jax
+import numpy as np
+import pytest
+
+from configs import lesion_cnn
+from dermagan_jax import choosing, classifier_trainer, features, synthesis
+from dermagan_jax.data import prepared
+from dermagan_jax.errors import DermaganError, LeakError
+from dermagan_jax.lesions import CLASSES
+from dermagan_jax.synthesis import BATCH_SIZE
+
+
+class Even:
+    """Keeps the images whose first byte is even."""
+
+    settings: Mapping[str, str] = MappingProxyType({"filter": "even"})
+
+    def accepts(self, image: np.ndarray, label: int) -> np.ndarray:
+        assert image.shape == (BATCH_SIZE, 64, 64, 3)
+        assert 0 <= label < len(CLASSES)
+        return image[:, 0, 0, 0] % 2 == 0
+
+
+class Nothing:
+    settings: Mapping[str, str] = MappingProxyType({"filter": "nothing"})
+
+    def accepts(self, image: np.ndarray, label: int) -> np.ndarray:
+        del label
+        return np.zeros(len(image), bool)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_gan: Path) -> synthesis.TrainedGan:
+    return synthesis.load_gan(tiny_gan)
+
+
+def test_filters_keep_the_first_that_pass(trained: synthesis.TrainedGan) -> None:
+    everything = synthesis.generate(trained, per_class=2 * BATCH_SIZE, seed=3)
+    found = synthesis.generate(trained, per_class=5, seed=3, filters=[Even()])
+    np.testing.assert_array_equal(found.label, np.arange(4).repeat(5))
+    for label, name in enumerate(CLASSES):
+        mine = everything.image[everything.label == label]
+        expected = np.flatnonzero(mine[:, 0, 0, 0] % 2 == 0)[:5]
+        ours = found.label == label
+        np.testing.assert_array_equal(found.index[ours], expected)
+        np.testing.assert_array_equal(found.image[ours], mine[expected])
+        passed = found.provenance["passed"][name]
+        looked_at = mine[: passed["candidates"]]
+        assert passed["after"] == [int((looked_at[:, 0, 0, 0] % 2 == 0).sum())]
+    assert found.provenance["filters"] == [{"filter": "even"}]
+    more = synthesis.generate(trained, per_class=9, seed=3, filters=[Even()])
+    np.testing.assert_array_equal(more.first(dict.fromkeys(CLASSES, 5)).image, found.image)
+
+
+def test_filters_that_let_nothing_pass_end_in_an_error(
+    trained: synthesis.TrainedGan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthesis, "MOST_CANDIDATES", 2)
+    with pytest.raises(DermaganError, match="0 of 128 candidates of melanoma passed"):
+        synthesis.generate(trained, per_class=5, seed=3, filters=[Even(), Nothing()])
+
+
+def test_the_manifest_names_the_candidate(trained: synthesis.TrainedGan, tmp_path: Path) -> None:
+    found = synthesis.generate(trained, per_class=3, seed=3, filters=[Even()])
+    synthesis.write_folder(found, tmp_path / "out")
+    loaded = synthesis.load_folder(tmp_path / "out")
+    np.testing.assert_array_equal(loaded.index, found.index)
+    np.testing.assert_array_equal(loaded.image, found.image)
+    assert (tmp_path / "out" / "melanoma" / "melanoma_000002.png").is_file()
+
+
+def test_truncated_latents_stay_within_their_bound() -> None:
+    config = {"model": {"latent_size": 64}}
+    z = np.asarray(synthesis.draw_latents(0, 1, 0, 100, config, truncation=0.5))
+    assert 0.45 < np.abs(z).max() <= 0.5
+    assert abs(z.mean()) < 0.02
+    heavy = {"model": {"latent_size": 64, "latent_degrees": 3.0}}
+    with pytest.raises(ValueError, match="Student's t"):
+        synthesis.draw_latents(0, 1, 0, 1, heavy, truncation=0.5)
+
+
+@pytest.mark.parametrize("truncation", [-1.0, 0.5])
+def test_a_truncation_that_cannot_be_is_refused(
+    trained: synthesis.TrainedGan, truncation: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if truncation > 0:
+        monkeypatch.setattr(synthesis.gan_config, "latent_degrees", lambda _: 3.0)
+    with pytest.raises(DermaganError, match="truncation is"):
+        synthesis.generate(trained, per_class=1, seed=0, truncation=truncation)
+
+
+def test_the_discriminators_best_stay(tiny_gan: Path, trained: synthesis.TrainedGan) -> None:
+    image = synthesis.generate(trained, per_class=BATCH_SIZE, seed=3).image[:BATCH_SIZE]
+    quarter, half, whole = (
+        choosing.Realistic(tiny_gan, trained.step, share=share).accepts(image, 0)
+        for share in (0.25, 0.5, 1.0)
+    )
+    assert [each.sum() for each in (quarter, half, whole)] == [16, 32, 64]
+    assert half[quarter].all()
+    # By hand, from the checkpoint's own discriminator.
+    best = choosing.Realistic(tiny_gan, trained.step, share=0.25)
+    variables = jax.tree.map(lambda leaf: leaf[0], best._variables)
+    logits = np.asarray(best._score(variables, image / 127.5 - 1.0, None))
+    assert logits[quarter].min() >= logits[~quarter].max()
+    with pytest.raises(DermaganError, match="give a number above 0"):
+        choosing.Realistic(tiny_gan, trained.step, share=0.0)
+
+
+@pytest.fixture(scope="module")
+def classifier(phantom_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = lesion_cnn.get_config("smoke")
+    config.data_dir = str(phantom_set)
+    config.num_steps, config.eval_every_steps, config.batch_size = 2, 2, 8
+    folder = tmp_path_factory.mktemp("classifier") / "run"
+    classifier_trainer.train(config, folder)
+    return folder
+
+
+def test_a_classifier_keeps_what_it_agrees_with(classifier: Path, phantom_set: Path) -> None:
+    sha256 = prepared.load_report(phantom_set)["split_hashes"]["train"]
+    agreed = choosing.Agreed(classifier, train_split_sha256=sha256)
+    image = prepared.load_split(phantom_set, "train").image[:20]
+    votes = np.stack([agreed.accepts(image, label) for label in range(4)])
+    np.testing.assert_array_equal(votes.sum(axis=0), 1)
+    with pytest.raises(LeakError, match="another training split"):
+        choosing.Agreed(classifier, train_split_sha256="0" * 64)
+
+
+def test_copies_are_dropped(phantom_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = features.Extractor(
+        "pixels", "", 16, lambda batch: np.asarray(batch, np.float32).reshape(len(batch), -1) / 255
+    )
+    monkeypatch.setattr(choosing, "find_extractor", lambda _: pixels)
+    sha256 = prepared.load_report(phantom_set)["split_hashes"]["train"]
+    no_copies = choosing.NoCopies(phantom_set, features="pixels", train_split_sha256=sha256)
+    assert no_copies.settings["threshold"] > 0
+    training = prepared.load_split(phantom_set, "train").image[:8]
+    nearly = np.clip(training.astype(int) + 1, 0, 255).astype(np.uint8)
+    assert not no_copies.accepts(training, 0).any()
+    assert not no_copies.accepts(nearly, 0).any()
+    assert no_copies.accepts(255 - training, 0).all()
+    # Lesions that no training picture shows are no copies.
+    heldout = prepared.load_split(phantom_set, "test").image
+    assert no_copies.accepts(heldout, 0).mean() > 0.7
+    with pytest.raises(LeakError, match="another training split"):
+        choosing.NoCopies(phantom_set, features="pixels", train_split_sha256="0" * 64)
