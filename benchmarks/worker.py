@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import json
 import os
-import resource
 import sys
 import threading
 import time
@@ -38,20 +37,16 @@ def main(side: str, job: str, parameters: str, first_units: str) -> None:
         start = time.perf_counter()
         work(int(line))
         seconds = time.perf_counter() - start
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         _answer(
             answers,
             seconds=seconds,
-            peak_mib=peak_kib / 1024,
+            peak_mib=_peak_kib(_status("self")) / 1024,
             helper_peak_mib=helpers.kib / 1024,
         )
 
 
 class _HelpersPeak(threading.Thread):
-    """Looks now and then how large the processes that this one started have been.
-
-    `RUSAGE_CHILDREN` would count what a child shares with its parent before it runs a program.
-    """
+    """Looks now and then how large the processes that this one started have been."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -59,12 +54,25 @@ class _HelpersPeak(threading.Thread):
 
     def run(self) -> None:
         while True:
-            for status in Path("/proc").glob("[0-9]*/status"):
+            for process in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):  # It has ended since.
-                    fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
-                    if int(fields["PPid"]) == os.getpid() and "VmHWM" in fields:
-                        self.kib = max(self.kib, int(fields["VmHWM"].split()[0]))
+                    status = _status(process.name)
+                    if int(status["PPid"]) == os.getpid():
+                        self.kib = max(self.kib, _peak_kib(status))
             time.sleep(_LOOK_SECS)
+
+
+def _status(process: str) -> dict[str, str]:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
+
+
+def _peak_kib(status: dict[str, str]) -> int:
+    """Returns the most memory that the program had; 0 of a process that has ended.
+
+    `getrusage` would count what the process shared with its parent before it ran a program.
+    """
+    return int(status.get("VmHWM", "0 kB").split()[0])
 
 
 def _answer(stream: object, **fields: object) -> None:

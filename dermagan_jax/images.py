@@ -45,7 +45,22 @@ _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
-def read(path: str | Path, *, min_side: int | None = None) -> np.ndarray:
+def read(path: str | Path) -> np.ndarray:
+    """Reads an image file as upright RGB, whatever its name's ending says; see `open_rgb`.
+
+    Args:
+      path: a JPEG, PNG, WebP, BMP or TIFF file.
+
+    Returns:
+      [H, W, 3] uint8 in [0, 255].
+
+    Raises:
+      ImageError: as `open_rgb`.
+    """
+    return np.array(open_rgb(path))
+
+
+def open_rgb(path: str | Path, *, min_side: int | None = None) -> Image.Image:
     """Reads an image file as upright RGB, whatever its name's ending says.
 
     CMYK, grey, palette, YCbCr and 16-bit images are converted (16 bits by value / 257, so 65535
@@ -59,7 +74,7 @@ def read(path: str | Path, *, min_side: int | None = None) -> np.ndarray:
         are decoded then: nearly what averaging the full image gives.
 
     Returns:
-      [H, W, 3] uint8 in [0, 255].
+      A Pillow image of mode RGB, decoded.
 
     Raises:
       ImageError: when the file is missing, empty, cut off, no image of these formats, larger than
@@ -118,8 +133,8 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
-    """Converts a decoded image of any mode to uint8 RGB."""
+def _to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    """Converts a decoded image of any mode to 8-bit RGB."""
     if image.mode in _SIXTEEN_BIT_MODES:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -127,14 +142,14 @@ def _to_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
                 path, "holds 32-bit integers, which have no fixed range; save as 8-bit"
             )
         grey = ((values + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return Image.fromarray(grey).convert("RGB")
     if image.mode not in _EIGHT_BIT_MODES + _ALPHA_MODES:
         raise ImageError(path, f"has the colour mode {image.mode}; save it as 8-bit RGB")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         coloured = image.convert("RGBA")
         white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
-        return np.array(Image.alpha_composite(white, coloured).convert("RGB"))
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        return Image.alpha_composite(white, coloured).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -155,15 +170,19 @@ def resize_crop(image: np.ndarray, size: int) -> np.ndarray:
       ValueError: for another shape or dtype, or a size below 1.
     """
     _check_rgb(image)
+    return np.array(central_square(Image.fromarray(image), size))
+
+
+def central_square(picture: Image.Image, size: int) -> Image.Image:
+    """Does what `resize_crop` does, on a Pillow image of mode RGB."""
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    height, width = image.shape[:2]
-    side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
-    if side == size:
-        return image[top : top + side, left : left + side].copy()
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
     box = (left, top, left + side, top + side)
-    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    if side == size:
+        return picture.crop(box)
+    return picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
 def to_float(image: Array) -> Array:
@@ -245,8 +264,13 @@ def encode_png(image: np.ndarray, *, compress_level: int = 6) -> bytes:
       ValueError: for another shape or dtype.
     """
     _check_rgb(image)
+    return encode_picture(Image.fromarray(image), compress_level=compress_level)
+
+
+def encode_picture(picture: Image.Image, *, compress_level: int = 6) -> bytes:
+    """Does what `encode_png` does, of a Pillow image of mode RGB."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=compress_level)
+    picture.save(buffer, format="PNG", compress_level=compress_level)
     return buffer.getvalue()
 
 

@@ -34,17 +34,19 @@ def scanned(path: Path, folder: Path, image_size: int) -> tuple[scan.Fingerprint
 
 @pytest.mark.parametrize(("min_side", "side"), [(None, 400), (201, 400), (200, 200), (50, 50)])
 def test_a_jpeg_is_decoded_no_smaller_than_asked(photograph, min_side, side):
-    image = images.read(photograph, min_side=min_side)
+    image = np.array(images.open_rgb(photograph, min_side=min_side))
     assert image.shape[0] == side
     resized = images.resize_crop(image, 32).astype(int)
-    whole = images.resize_crop(images.read(photograph.with_suffix(".png"), min_side=min_side), 32)
+    whole = images.resize_crop(
+        np.array(images.open_rgb(photograph.with_suffix(".png"), min_side=min_side)), 32
+    )
     assert np.abs(resized - whole).mean() < 2.5
 
 
 @pytest.mark.parametrize(("image_size", "side"), [(32, 200), (64, 200), (128, 400)])
 def test_a_scan_holds_the_image_and_its_hashes(photograph, tmp_path, image_size, side):
     prints, resized = scanned(photograph, tmp_path / "scan", image_size)
-    decoded = images.read(photograph, min_side=side)
+    decoded = np.array(images.open_rgb(photograph, min_side=side))
     assert decoded.shape[0] == side
     np.testing.assert_array_equal(resized, images.resize_crop(decoded, image_size))
     assert prints.content.tolist() == [scan.content_sha256(decoded)]

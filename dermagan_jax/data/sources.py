@@ -13,6 +13,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dermagan_jax import images, lesions
 from dermagan_jax.data import class_folders, phantom, tables
@@ -132,22 +133,27 @@ def read_source(kind: str, value: str, *, seed: int = 0) -> SourceListing:
         ) from error
 
 
-def load_image(record: Record, *, min_side: int | None = None) -> np.ndarray:
+def load_image(record: Record) -> np.ndarray:
+    """Decodes a record's image, or renders its phantom: [H, W, 3] uint8; see `open_image`."""
+    return np.array(open_image(record))
+
+
+def open_image(record: Record, *, min_side: int | None = None) -> Image.Image:
     """Decodes a record's image, or renders its phantom.
 
     Args:
       record: from a listing.
-      min_side: see `images.read`.
+      min_side: see `images.open_rgb`.
 
     Returns:
-      [H, W, 3] uint8.
+      A Pillow image of mode RGB.
 
     Raises:
       ImageError: when the file cannot be decoded.
     """
     if record.path.startswith("phantom:"):
-        return phantom.render(record.path)
-    return images.read(record.path, min_side=min_side)
+        return Image.fromarray(phantom.render(record.path))
+    return images.open_rgb(record.path, min_side=min_side)
 
 
 def _read_phantoms(value: str, seed: int) -> SourceListing:
