@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from dermagan_jax import figures, files, parallel, synthesis, workdir
+from dermagan_jax import figures, files, generated_images, parallel, synthesis, workdir
 from dermagan_jax.classifier_runs import Program, Run, train_side_by_side
 from dermagan_jax.data.pipeline import LabelledImages
 from dermagan_jax.data.training import TrainingData, open_for_training
@@ -159,7 +159,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
 
 def _generated_images(
     config: ml_collections.ConfigDict, opened: TrainingData
-) -> synthesis.Generated | None:
+) -> generated_images.Generated | None:
     """Generates or reads the images to add; None where the configuration names none."""
     synthetic = config.synthetic
     if not (synthetic.gan_workdir or synthetic.dir):
@@ -172,18 +172,18 @@ def _generated_images(
         trained = synthesis.load_gan(Path(synthetic.gan_workdir), step=synthetic.checkpoint_step)
         generated = synthesis.generate(trained, per_class=counts, seed=synthetic.seed)
     else:
-        generated = synthesis.load_folder(Path(synthetic.dir))
+        generated = generated_images.load_folder(Path(synthetic.dir))
         if any(counts.values()):
             generated = generated.first(counts)
     generated.require_train_split(opened.report["split_hashes"]["train"])
     return generated
 
 
-def _plain(generated: synthesis.Generated) -> LabelledImages:
+def _plain(generated: generated_images.Generated) -> LabelledImages:
     return LabelledImages(generated.image, generated.label)
 
 
-def _describe(generated: synthesis.Generated) -> dict[str, Any]:
+def _describe(generated: generated_images.Generated) -> dict[str, Any]:
     return {
         "counts": _plain(generated).counts(),
         "sha256": hashlib.sha256(generated.image.tobytes()).hexdigest(),

@@ -298,7 +298,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    from dermagan_jax import images, latent_walks, synthesis
+    from dermagan_jax import generated_images, images, latent_walks, synthesis
 
     _ready_jax(options)
     trained = synthesis.load_gan(options.gan.expanduser(), step=options.step)
@@ -310,7 +310,7 @@ def _generate(options: argparse.Namespace) -> None:
         truncation=options.truncation,
         filters=_filters(options, trained),
     )
-    synthesis.write_folder(generated, out)
+    generated_images.write_folder(generated, out)
     for name, draw in (
         ("interpolation", latent_walks.interpolation_grid),
         ("morph", latent_walks.morph_grid),

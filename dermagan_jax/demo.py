@@ -13,7 +13,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import dcgan, lesion_cnn
-from dermagan_jax import classifier_trainer, console, figures, gan_trainer, images, synthesis
+from dermagan_jax import (
+    classifier_trainer,
+    console,
+    figures,
+    gan_trainer,
+    generated_images,
+    images,
+    synthesis,
+)
 from dermagan_jax.data import prepared
 from dermagan_jax.data.prepare import prepare
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
@@ -109,10 +117,10 @@ def _train_gan(out: Path, scale: Scale, seed: int) -> dict[str, Any]:
     return gan_trainer.train(config, out / "gan")
 
 
-def _generate(out: Path, scale: Scale, seed: int) -> synthesis.Generated:
+def _generate(out: Path, scale: Scale, seed: int) -> generated_images.Generated:
     trained = synthesis.load_gan(out / "gan")
     generated = synthesis.generate(trained, per_class=scale.generated_per_class, seed=seed)
-    synthesis.write_folder(generated, out / "generated")
+    generated_images.write_folder(generated, out / "generated")
     return generated
 
 
@@ -167,7 +175,9 @@ def _answer_section(
     )
 
 
-def _data_section(out: Path, report: Mapping[str, Any], generated: synthesis.Generated) -> Section:
+def _data_section(
+    out: Path, report: Mapping[str, Any], generated: generated_images.Generated
+) -> Section:
     counts = {name: int((generated.label == label).sum()) for label, name in enumerate(CLASSES)}
     bars = figures.split_counts(
         report["counts"],
@@ -188,7 +198,9 @@ def _data_section(out: Path, report: Mapping[str, Any], generated: synthesis.Gen
     )
 
 
-def _gan_section(out: Path, summary: Mapping[str, Any], generated: synthesis.Generated) -> Section:
+def _gan_section(
+    out: Path, summary: Mapping[str, Any], generated: generated_images.Generated
+) -> Section:
     rows = [row for row in read_metrics(out / "gan" / METRICS_FILE) if "train/d_loss" in row]
     steps = [row["step"] for row in rows]
     series = {
@@ -208,7 +220,7 @@ def _gan_section(out: Path, summary: Mapping[str, Any], generated: synthesis.Gen
         figures=[
             Figure(_real_grid(out), "Real phantoms, a row a class", "Grid of phantoms"),
             Figure(
-                images.encode_png(synthesis.class_grid(generated)),
+                images.encode_png(generated_images.class_grid(generated)),
                 "Generated, a row a class",
                 "Grid of generated phantoms",
             ),
@@ -220,10 +232,11 @@ def _gan_section(out: Path, summary: Mapping[str, Any], generated: synthesis.Gen
 def _real_grid(out: Path) -> bytes:
     split = prepared.load_split(out / "data", "train")
     rows = [
-        split.image[split.label == label][: synthesis.GRID_COLUMNS] for label in range(NUM_CLASSES)
+        split.image[split.label == label][: generated_images.GRID_COLUMNS]
+        for label in range(NUM_CLASSES)
     ]
     return images.encode_png(
-        images.grid(np.concatenate(rows), synthesis.GRID_COLUMNS, phantom=True)
+        images.grid(np.concatenate(rows), generated_images.GRID_COLUMNS, phantom=True)
     )
 
 

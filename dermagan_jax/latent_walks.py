@@ -45,13 +45,11 @@ def interpolation_grid(trained: TrainedGan, seed: int) -> np.ndarray:
       As `images.grid` of four rows.
     """
     share = jnp.linspace(0, 1, COLUMNS)
-    return _grid(
-        trained,
-        [
-            (interpolate(*_two_latents(trained, label, seed), share), np.eye(NUM_CLASSES)[label])
-            for label in range(NUM_CLASSES)
-        ],
-    )
+    rows = []
+    for label in range(NUM_CLASSES):
+        start, end = _two_latents(trained, label, seed)
+        rows.append((interpolate(start, end, share), np.eye(NUM_CLASSES)[label]))
+    return _grid(trained, rows)
 
 
 def morph_grid(trained: TrainedGan, seed: int) -> np.ndarray | None:

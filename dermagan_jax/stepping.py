@@ -84,7 +84,7 @@ def drive(
       tracer: traces some of the steps.
 
     Returns:
-      The state after the last step, or after that at which `on_state` ended the run.
+      The state after the last step, or after the one at which `on_state` ended the run.
     """
     waiting: tuple[int, int, int, Any] | None = None
 
@@ -98,18 +98,25 @@ def drive(
         for index in range(low, high):
             on_metrics(base + index + 1, jax.tree.map(lambda values, at=index: values[at], fetched))
 
-    for base, batches in zip(range(start, last, size), superbatches, strict=False):
-        for low, high in pieces(base, size, every=every, last=last, cuts=tracer.cuts):
-            tracer.before(base + low)
-            state, metrics = steps(state, batches, base, low, high)
-            tracer.after(base + high, metrics)
+    for base, batches, low, high in _calls(superbatches, start, last, size, every, tracer.cuts):
+        tracer.before(base + low)
+        state, metrics = steps(state, batches, base, low, high)
+        tracer.after(base + high, metrics)
+        hand_over()
+        waiting = (base, low, high, metrics)
+        done = base + high
+        if done % every == 0 or done == last:
             hand_over()
-            waiting = (base, low, high, metrics)
-            done = base + high
-            if done % every == 0 or done == last:
-                hand_over()
-                if on_state(done, state):
-                    tracer.close()
-                    return state
+            if on_state(done, state):
+                break
     tracer.close()
     return state
+
+
+def _calls(
+    superbatches: Iterable[Any], start: int, last: int, size: int, every: int, cuts: Iterable[int]
+) -> Iterator[tuple[int, Any, int, int]]:
+    """Yields each super-batch with the steps done before it, and its pieces."""
+    for base, batches in zip(range(start, last, size), superbatches, strict=False):
+        for low, high in pieces(base, size, every=every, last=last, cuts=cuts):
+            yield base, batches, low, high

@@ -23,7 +23,14 @@ LAYERS = (
     ("gan_trainer", "pretraining", "watching", "classifier_trainer", "classifier_runs", "launch"),
     (
         *("data", "checkpoints", "compilation", "console", "features", "memory", "synthesis"),
-        *("choosing", "latent_walks", "trained_classifier", "workdir", "writers"),
+        *(
+            "choosing",
+            "generated_images",
+            "latent_walks",
+            "trained_classifier",
+            "workdir",
+            "writers",
+        ),
     ),
     ("gan", "gan_config", "classifier"),
     ("state", "rules", "parallel", "stepping", "profiling", "seeds"),

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import lesion_cnn
-from dermagan_jax import classifier_runs, classifier_trainer, synthesis, workdir
+from dermagan_jax import classifier_runs, classifier_trainer, generated_images, synthesis, workdir
 from dermagan_jax.data import training
 from dermagan_jax.data.prepare import prepare
 from dermagan_jax.errors import DermaganError, LeakError
@@ -115,7 +115,7 @@ def test_generated_images_are_bit_equal_from_checkpoint_and_folder(
     phantom_set: Path, tiny_gan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generated = synthesis.generate(synthesis.load_gan(tiny_gan), per_class=5, seed=0)
-    synthesis.write_folder(generated, tmp_path / "generated")
+    generated_images.write_folder(generated, tmp_path / "generated")
     trained_on = []
     batches = classifier_runs.train_batches
     monkeypatch.setattr(

@@ -188,7 +188,9 @@ def test_jit_sharded_jit_shard_map_and_pmap_agree(
     stacked = jax.tree.map(lambda leaf: leaf.reshape(4, -1, *leaf.shape[1:]), batch)
     pmapped = parallel.pmap_step(per_device)(state, stacked, key)
     for other in (sharded, mapped, pmapped):
-        chex.assert_trees_all_close(jax.device_get(other), jax.device_get(expected), atol=4e-6)
+        chex.assert_trees_all_close(
+            jax.device_get(other), jax.device_get(expected), rtol=1e-5, atol=4e-6
+        )
 
 
 def test_devices_draw_different_noise_under_pmap(state: GanState) -> None:

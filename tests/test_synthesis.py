@@ -12,18 +12,18 @@ import jax
 import numpy as np
 import pytest
 
-from dermagan_jax import images, synthesis
+from dermagan_jax import generated_images, images, synthesis
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES
 
 
 @pytest.fixture(scope="module")
-def generated(tiny_gan: Path) -> synthesis.Generated:
+def generated(tiny_gan: Path) -> generated_images.Generated:
     return synthesis.generate(synthesis.load_gan(tiny_gan), per_class=3, seed=7)
 
 
-def test_images_are_labelled_and_differ(generated: synthesis.Generated) -> None:
+def test_images_are_labelled_and_differ(generated: generated_images.Generated) -> None:
     assert generated.image.shape == (12, 64, 64, 3)
     assert generated.image.dtype == np.uint8
     assert generated.label.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
@@ -31,7 +31,7 @@ def test_images_are_labelled_and_differ(generated: synthesis.Generated) -> None:
 
 
 def test_an_image_does_not_depend_on_how_many_are_asked_for(
-    tiny_gan: Path, generated: synthesis.Generated
+    tiny_gan: Path, generated: generated_images.Generated
 ) -> None:
     trained = synthesis.load_gan(tiny_gan)
     counts = dict(zip(CLASSES, (0, 70, 3, 1), strict=True))
@@ -43,27 +43,27 @@ def test_an_image_does_not_depend_on_how_many_are_asked_for(
 
 
 def test_a_folder_holds_the_same_bytes_again_and_again(
-    generated: synthesis.Generated, tmp_path: Path
+    generated: generated_images.Generated, tmp_path: Path
 ) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
-    synthesis.write_folder(generated, one)
-    synthesis.write_folder(generated, other)
-    synthesis.write_folder(generated, other)
+    generated_images.write_folder(generated, one)
+    generated_images.write_folder(generated, other)
+    generated_images.write_folder(generated, other)
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
     assert files == sorted(p.relative_to(other) for p in other.rglob("*") if p.is_file())
     assert len(files) == 12 + 3
     for file in files:
         assert (one / file).read_bytes() == (other / file).read_bytes()
-    loaded = synthesis.load_folder(one)
+    loaded = generated_images.load_folder(one)
     np.testing.assert_array_equal(loaded.image, generated.image)
     np.testing.assert_array_equal(loaded.label, generated.label)
 
 
 def test_the_manifest_says_where_an_image_comes_from(
-    generated: synthesis.Generated, tmp_path: Path
+    generated: generated_images.Generated, tmp_path: Path
 ) -> None:
-    synthesis.write_folder(generated, tmp_path / "out")
-    with (tmp_path / "out" / synthesis.MANIFEST).open() as file:
+    generated_images.write_folder(generated, tmp_path / "out")
+    with (tmp_path / "out" / generated_images.MANIFEST).open() as file:
         rows = list(csv.DictReader(file))
     assert rows[4]["file"] == "basal_cell_carcinoma/basal_cell_carcinoma_000001.png"
     assert rows[4]["class"] == "basal_cell_carcinoma"
@@ -72,53 +72,57 @@ def test_the_manifest_says_where_an_image_comes_from(
     np.testing.assert_array_equal(
         images.read(tmp_path / "out" / rows[4]["file"]), generated.image[4]
     )
-    provenance = json.loads((tmp_path / "out" / synthesis.PROVENANCE).read_text())
+    provenance = json.loads((tmp_path / "out" / generated_images.PROVENANCE).read_text())
     assert provenance["kind"] == "phantom"
 
 
-def test_an_interrupted_folder_is_finished(generated: synthesis.Generated, tmp_path: Path) -> None:
+def test_an_interrupted_folder_is_finished(
+    generated: generated_images.Generated, tmp_path: Path
+) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    synthesis.write_folder(generated, whole)
+    generated_images.write_folder(generated, whole)
     shutil.copytree(whole, broken)
     # As a kill leaves it: some images, the claim, and nothing that says it is complete.
-    (broken / synthesis.PROVENANCE).rename(broken / ".generating.json")
+    (broken / generated_images.PROVENANCE).rename(broken / ".generating.json")
     shutil.rmtree(broken / "melanoma")
     with pytest.raises(DermaganError, match="no complete folder"):
-        synthesis.load_folder(broken)
-    synthesis.write_folder(generated, broken)
+        generated_images.load_folder(broken)
+    generated_images.write_folder(generated, broken)
     assert sorted(p.name for p in broken.rglob("*")) == sorted(p.name for p in whole.rglob("*"))
 
 
-def test_other_folders_are_left_alone(generated: synthesis.Generated, tmp_path: Path) -> None:
+def test_other_folders_are_left_alone(
+    generated: generated_images.Generated, tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(DermaganError, match="was not made by"):
-        synthesis.write_folder(generated, tmp_path / "mine")
+        generated_images.write_folder(generated, tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
-    synthesis.write_folder(generated, tmp_path / "ours")
+    generated_images.write_folder(generated, tmp_path / "ours")
     other = dataclasses.replace(generated, provenance={**generated.provenance, "seed": 8})
     with pytest.raises(DermaganError, match="another checkpoint, seed or number"):
-        synthesis.write_folder(other, tmp_path / "ours")
+        generated_images.write_folder(other, tmp_path / "ours")
 
 
 def test_a_manifest_cannot_lead_out_of_its_folder(
-    generated: synthesis.Generated, tmp_path: Path
+    generated: generated_images.Generated, tmp_path: Path
 ) -> None:
-    synthesis.write_folder(generated, tmp_path / "out")
-    path = tmp_path / "out" / synthesis.MANIFEST
+    generated_images.write_folder(generated, tmp_path / "out")
+    path = tmp_path / "out" / generated_images.MANIFEST
     path.write_text(path.read_text().replace("melanoma/melanoma_000000.png", "../secret.png"))
     with pytest.raises(DermaganError, match="outside its folder"):
-        synthesis.load_folder(tmp_path / "out")
+        generated_images.load_folder(tmp_path / "out")
 
 
-def test_a_gan_of_other_lesions_is_refused(generated: synthesis.Generated) -> None:
+def test_a_gan_of_other_lesions_is_refused(generated: generated_images.Generated) -> None:
     generated.require_train_split(generated.provenance["train_split_sha256"])
     with pytest.raises(LeakError, match="another training split"):
         generated.require_train_split("0" * 64)
 
 
 def test_the_checkpoint_alone_is_enough(
-    tiny_gan: Path, generated: synthesis.Generated, tmp_path: Path
+    tiny_gan: Path, generated: generated_images.Generated, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_gan / "checkpoints", tmp_path / "elsewhere" / "checkpoints")
     trained = synthesis.load_gan(tmp_path / "elsewhere")

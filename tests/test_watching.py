@@ -46,18 +46,18 @@ def _config(many_set: Path, **changes: int) -> ConfigDict:
     return config
 
 
-def test_real_images_do_better_than_gray_ones(many_set: Path) -> None:
+def test_real_images_do_better_than_white_ones(many_set: Path) -> None:
     watch = _watch(many_set)
     training = prepared.load_split(many_set, "train")
     real = watch.measure(training.image, training.label)
-    gray = watch.measure(np.full_like(training.image, 128), training.label)
-    for row in (real, gray, watch.floor):
+    white = watch.measure(np.full_like(training.image, 255), training.label)
+    for row in (real, white, watch.floor):
         assert set(watching.PANELS) < set(row)
         assert row[KID] == pytest.approx(np.mean([row[f"{KID}/{name}"] for name in CLASSES]))
-    assert real[KID] < gray[KID] / 10
-    assert real[watching.COVERAGE] > gray[watching.COVERAGE] == 0
+    assert real[KID] < white[KID] / 10
+    assert real[watching.COVERAGE] > white[watching.COVERAGE] == 0
     # The floor's images are some of these.
-    assert abs(watch.floor[KID]) < gray[KID] / 10
+    assert abs(watch.floor[KID]) < white[KID] / 10
 
 
 def test_patience_counts_from_the_best(many_set: Path) -> None:
