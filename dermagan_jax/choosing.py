@@ -15,9 +15,8 @@ import numpy as np
 from dermagan_jax import gan_config, images, trained_classifier
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data import prepared
-from dermagan_jax.errors import DermaganError, LeakError
+from dermagan_jax.errors import DermaganError
 from dermagan_jax.features import find_extractor
-from dermagan_jax.lesions import NUM_CLASSES
 from dermagan_jax.metrics.feature_set import FeatureSet, distances
 
 # Of the distances from a training image to the nearest one of another lesion.
@@ -59,19 +58,14 @@ class Realistic:
 
     def accepts(self, image: np.ndarray, label: int) -> np.ndarray:
         """Keeps the batch's best, see `synthesis.Filter`."""
-        variables, name = self._variables, None
-        if gan_config.is_per_class(self._config):
-            variables = jax.tree.map(lambda leaf: leaf[label], variables)
-        else:
-            name = jax.nn.one_hot(jnp.full(len(image), label), NUM_CLASSES)
+        variables, name = gan_config.of_class(self._config, self._variables, label, len(image))
         with gan_config.precision(self._config).applied():
             logits = np.asarray(self._score(variables, images.to_float(jnp.asarray(image)), name))
         # A transitional discriminator's second logit is the one that knows the class.
         logits = logits if logits.ndim == 1 else logits[:, 1]
+        num_kept = max(round(self._share * len(image)), 1)
         accepted = np.zeros(len(image), bool)
-        accepted[np.argsort(-logits, kind="stable")[: max(round(self._share * len(image)), 1)]] = (
-            True
-        )
+        accepted[np.argsort(-logits, kind="stable")[:num_kept]] = True
         return accepted
 
 
@@ -90,7 +84,12 @@ class Agreed:
           LeakError: the classifier saw another training split.
         """
         trained = trained_classifier.load_classifier(workdir)
-        _require_same(trained.train_split_sha256, train_split_sha256, str(workdir))
+        prepared.require_train_split(
+            trained.train_split_sha256,
+            train_split_sha256,
+            str(workdir),
+            "name a classifier of the GAN's own set",
+        )
         self.settings = {"filter": "agreed", "classifier_step": trained.step}
         self._variables = trained.variables
         self._classify = jax.jit(partial(trained.model.apply, train=False))
@@ -121,7 +120,12 @@ class NoCopies:
           LeakError: it is another set.
         """
         report = prepared.load_report(data_dir)
-        _require_same(report["split_hashes"]["train"], train_split_sha256, str(data_dir))
+        prepared.require_train_split(
+            train_split_sha256,
+            report["split_hashes"]["train"],
+            "the GAN",
+            f"name the set that it saw in place of {data_dir}",
+        )
         self._extractor = find_extractor(features)
         training = prepared.load_split(data_dir, "train")
         self._training = self._extractor.features_of(training, label="training images")
@@ -146,11 +150,3 @@ def _to_other_lesions(training: FeatureSet) -> np.ndarray:
     between[training.lesion[:, None] == training.lesion[None]] = np.inf
     nearest = between.min(axis=1)
     return nearest[np.isfinite(nearest)]
-
-
-def _require_same(theirs: str, ours: str, what: str) -> None:
-    if theirs != ours:
-        raise LeakError(
-            f"{what}: belongs to another training split ({theirs[:12]}…, the GAN's is "
-            f"{ours[:12]}…), so that it may know test lesions; name one of the GAN's own set"
-        )

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import optax
 
 from dermagan_jax import ada, diffaugment, losses
@@ -87,6 +89,26 @@ def check(config: Config) -> None:
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise DermaganError(f"config.{name} is {value!r}; known: {', '.join(map(repr, known))}")
+
+
+def of_class(
+    config: Config, variables: Any, label: jax.Array | int, count: int
+) -> tuple[Any, jax.Array | None]:
+    """Returns what a network takes to work on one class.
+
+    Args:
+      config: the run's configuration.
+      variables: the network's; with a leading class axis where each class has its own.
+      label: [] int in [0, 4).
+      count: images in the batch.
+
+    Returns:
+      The variables of the class's network, and its label [count, 4] one-hot, or None where the
+      network takes none.
+    """
+    if is_per_class(config):
+        return jax.tree.map(lambda leaf: leaf[label], variables), None
+    return variables, jax.nn.one_hot(jnp.full(count, label), NUM_CLASSES)
 
 
 def num_steps(config: Config) -> int:

@@ -200,11 +200,7 @@ class _Run:
         shape = (count, self.config.model.latent_size)
 
         def row(label: jax.Array, key: jax.Array) -> jax.Array:
-            mine, name = variables, None
-            if self.per_class:
-                mine = jax.tree.map(lambda leaf: leaf[label], variables)
-            else:
-                name = jax.nn.one_hot(jnp.full(count, label), NUM_CLASSES)
+            mine, name = gan_config.of_class(self.config, variables, label, count)
             z = draw_latents(key, shape, self.rules.latent_degrees)
             return gan.sample(mine, z, name, generator=self.generator)
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from dermagan_jax import files, images
-from dermagan_jax.errors import DermaganError, LeakError
+from dermagan_jax.data import prepared
+from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 
 MANIFEST = "manifest.csv"
@@ -71,13 +72,12 @@ class Generated:
         Raises:
           LeakError: when it is not the hash of the GAN's training split.
         """
-        theirs = self.provenance["train_split_sha256"]
-        if theirs != sha256:
-            raise LeakError(
-                f"the GAN was trained on another training split ({theirs[:12]}…, here "
-                f"{sha256[:12]}…), so its images may hold test lesions; train the GAN on this "
-                "prepared set"
-            )
+        prepared.require_train_split(
+            self.provenance["train_split_sha256"],
+            sha256,
+            "the GAN",
+            "train it on this prepared set",
+        )
 
 
 def write_folder(generated: Generated, out: Path) -> None:

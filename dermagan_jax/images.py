@@ -157,7 +157,7 @@ def resize_crop(image: np.ndarray, size: int) -> np.ndarray:
 
     Bicubic, its support widened by the scale, so that fine texture averages out and does not alias.
     Only the square is computed: the same pixels as a resize of the whole image, in bounded memory
-    even for a strip. An image of `size` on its short side is cropped and not resampled.
+    even for a strip. An image of `size` on its short side keeps its pixels.
 
     Args:
       image: [H, W, 3] uint8.
@@ -180,8 +180,6 @@ def central_square(picture: Image.Image, size: int) -> Image.Image:
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     box = (left, top, left + side, top + side)
-    if side == size:
-        return picture.crop(box)
     return picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 

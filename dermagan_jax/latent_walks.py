@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dermagan_jax import gan, gan_config, images
+from dermagan_jax.generated_images import GRID_COLUMNS
 from dermagan_jax.lesions import NUM_CLASSES
 from dermagan_jax.synthesis import TrainedGan, draw_latents
-
-COLUMNS = 10
 
 
 def interpolate(start: jax.Array, end: jax.Array, share: jax.Array) -> jax.Array:
@@ -44,11 +43,14 @@ def interpolation_grid(trained: TrainedGan, seed: int) -> np.ndarray:
     Returns:
       As `images.grid` of four rows.
     """
-    share = jnp.linspace(0, 1, COLUMNS)
+    share = jnp.linspace(0, 1, GRID_COLUMNS)
     rows = []
     for label in range(NUM_CLASSES):
         start, end = _two_latents(trained, label, seed)
-        rows.append((interpolate(start, end, share), np.eye(NUM_CLASSES)[label]))
+        variables, name = gan_config.of_class(
+            trained.config, trained.variables, label, GRID_COLUMNS
+        )
+        rows.append((variables, interpolate(start, end, share), name))
     return _grid(trained, rows)
 
 
@@ -60,12 +62,13 @@ def morph_grid(trained: TrainedGan, seed: int) -> np.ndarray | None:
     """
     if gan_config.is_per_class(trained.config):
         return None
-    share = np.linspace(0, 1, COLUMNS)[:, None]
+    share = jnp.linspace(0, 1, GRID_COLUMNS)[:, None]
     rows = []
     for label in range(NUM_CLASSES):
-        start, end = np.eye(NUM_CLASSES)[[label, (label + 1) % NUM_CLASSES]]
+        start, end = jnp.eye(NUM_CLASSES)[jnp.array([label, (label + 1) % NUM_CLASSES])]
         z, _ = _two_latents(trained, label, seed)
-        rows.append((jnp.tile(z, (COLUMNS, 1)), (1 - share) * start[None] + share * end[None]))
+        mix = (1 - share) * start[None] + share * end[None]
+        rows.append((trained.variables, jnp.tile(z, (GRID_COLUMNS, 1)), mix))
     return _grid(trained, rows)
 
 
@@ -73,17 +76,12 @@ def _two_latents(trained: TrainedGan, label: int, seed: int) -> jax.Array:
     return draw_latents(seed, label, 0, 2, trained.config)
 
 
-def _grid(trained: TrainedGan, rows: list[tuple[jax.Array, np.ndarray]]) -> np.ndarray:
-    """Generates rows of (latents [COLUMNS, Z], labels [4] or [COLUMNS, 4]), a row a class."""
+def _grid(
+    trained: TrainedGan, rows: Sequence[tuple[Any, jax.Array, jax.Array | None]]
+) -> np.ndarray:
+    """Generates a row of each (variables, latents [GRID_COLUMNS, Z], labels)."""
     sample = jax.jit(partial(gan.sample, generator=trained.generator))
-    drawn = []
-    for label, (z, mix) in enumerate(rows):
-        variables: Mapping[str, Any] = trained.variables
-        name = None
-        if gan_config.is_per_class(trained.config):
-            variables = jax.tree.map(lambda leaf, label=label: leaf[label], variables)
-        else:
-            name = jnp.broadcast_to(jnp.asarray(mix, jnp.float32), (COLUMNS, NUM_CLASSES))
-        drawn.append(np.asarray(sample(variables, z, name)))
+    with gan_config.precision(trained.config).applied():
+        drawn = np.concatenate([np.asarray(sample(*row)) for row in rows])
     phantom = trained.provenance["data"]["kind"] == "phantom"
-    return images.grid(np.concatenate(drawn), COLUMNS, phantom=phantom)
+    return images.grid(drawn, GRID_COLUMNS, phantom=phantom)

@@ -22,7 +22,7 @@ from dermagan_jax import gan, gan_config, rules
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.generated_images import Generated
-from dermagan_jax.lesions import CLASSES, NUM_CLASSES
+from dermagan_jax.lesions import CLASSES
 from dermagan_jax.writers import Progress
 
 # Batches are always of this size, cut at the end: an image's bytes may depend on its batch's size.
@@ -142,11 +142,7 @@ def _candidates(
     trained: TrainedGan, label: int, seed: int, truncation: float
 ) -> Iterator[np.ndarray]:
     """Yields batches of a class's images without end."""
-    variables, name = trained.variables, None
-    if gan_config.is_per_class(trained.config):
-        variables = jax.tree.map(lambda leaf: leaf[label], variables)
-    else:
-        name = jax.nn.one_hot(jnp.full(BATCH_SIZE, label), NUM_CLASSES)
+    variables, name = gan_config.of_class(trained.config, trained.variables, label, BATCH_SIZE)
     sample = jax.jit(partial(gan.sample, generator=trained.generator))
     for start in itertools.count(0, BATCH_SIZE):
         z = draw_latents(seed, label, start, BATCH_SIZE, trained.config, truncation=truncation)

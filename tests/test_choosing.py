@@ -33,6 +33,17 @@ class Even:
         return _is_even(image)
 
 
+class Bright:
+    """Keeps the brighter half of a batch."""
+
+    settings: Mapping[str, str] = MappingProxyType({"filter": "bright"})
+
+    def accepts(self, image: np.ndarray, label: int) -> np.ndarray:
+        del label
+        brightness = image.mean(axis=(1, 2, 3))
+        return brightness > np.median(brightness)
+
+
 class Nothing:
     settings: Mapping[str, str] = MappingProxyType({"filter": "nothing"})
 
@@ -48,20 +59,36 @@ def trained(tiny_gan: Path) -> synthesis.TrainedGan:
 
 def test_filters_keep_the_first_that_pass(trained: synthesis.TrainedGan) -> None:
     everything = synthesis.generate(trained, per_class=2 * BATCH_SIZE, seed=3)
-    found = synthesis.generate(trained, per_class=5, seed=3, filters=[Even()])
-    np.testing.assert_array_equal(found.label, np.arange(4).repeat(5))
+    # More than half a batch, so that a second one is looked at.
+    found = synthesis.generate(trained, per_class=45, seed=3, filters=[Even()])
+    np.testing.assert_array_equal(found.label, np.arange(4).repeat(45))
     for label, name in enumerate(CLASSES):
         mine = everything.image[everything.label == label]
-        expected = np.flatnonzero(_is_even(mine))[:5]
+        expected = np.flatnonzero(_is_even(mine))[:45]
         ours = found.label == label
         np.testing.assert_array_equal(found.index[ours], expected)
         np.testing.assert_array_equal(found.image[ours], mine[expected])
+        assert expected[-1] >= BATCH_SIZE
         passed = found.provenance["passed"][name]
         looked_at = mine[: passed["candidates"]]
         assert passed["after"] == [int(_is_even(looked_at).sum())]
     assert found.provenance["filters"] == [{"filter": "even"}]
-    more = synthesis.generate(trained, per_class=9, seed=3, filters=[Even()])
-    np.testing.assert_array_equal(more.first(dict.fromkeys(CLASSES, 5)).image, found.image)
+    fewer = synthesis.generate(trained, per_class=9, seed=3, filters=[Even()])
+    np.testing.assert_array_equal(found.first(dict.fromkeys(CLASSES, 9)).image, fewer.image)
+
+
+def test_an_image_passes_all_filters(trained: synthesis.TrainedGan) -> None:
+    everything = synthesis.generate(trained, per_class=BATCH_SIZE, seed=3)
+    found = synthesis.generate(trained, per_class=3, seed=3, filters=[Even(), Bright()])
+    for label, name in enumerate(CLASSES):
+        mine = everything.image[everything.label == label]
+        even, bright = _is_even(mine), Bright().accepts(mine, label)
+        both = np.flatnonzero(even & bright)
+        np.testing.assert_array_equal(found.index[found.label == label], both[:3])
+        assert found.provenance["passed"][name] == {
+            "candidates": BATCH_SIZE,
+            "after": [even.sum(), len(both)],
+        }
 
 
 def test_filters_that_let_nothing_pass_end_in_an_error(

@@ -29,9 +29,16 @@ def _step(state: jax.Array, batch: dict, key: jax.Array) -> tuple[jax.Array, dic
     return state, {"mean": batch["x"].mean(), "state": state}
 
 
-def _drive(size: int, start: int = 0, state: float = 1.0) -> tuple[float, list, list]:
+def _drive(
+    size: int, start: int = 0, state: float = 1.0, ends_at: int | None = None
+) -> tuple[float, list, list]:
     mesh = parallel.make_mesh(4)
     rows, states = [], []
+
+    def on_state(step: int, state: jax.Array) -> bool:
+        states.append((step, float(state), len(rows)))
+        return step == ends_at
+
     final = stepping.drive(
         partial(parallel.compile_steps(_step, jax.random.fold_in, mesh), jax.random.key(0)),
         parallel.replicate(jnp.float32(state), mesh),
@@ -41,7 +48,7 @@ def _drive(size: int, start: int = 0, state: float = 1.0) -> tuple[float, list, 
         size=size,
         every=EVERY,
         on_metrics=lambda step, row: rows.append((step, float(row["mean"]), float(row["state"]))),
-        on_state=lambda step, state: states.append((step, float(state), len(rows))),
+        on_state=on_state,
         tracer=profiling.Tracer(None, Path("nowhere")),
     )
     return float(final), rows, states
@@ -54,6 +61,15 @@ def test_any_number_of_steps_a_call_gives_the_same_run_bit_for_bit() -> None:
     assert [step for step, *_ in states] == [4, 8, 11]
     for size in (2, 3, 4, 7, 11, 20):
         assert _drive(size) == (final, rows, states)
+
+
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_a_recorder_may_end_the_run(size: int) -> None:
+    """Also in the middle of a super-batch, of which nothing more is used."""
+    final, rows, states = _drive(size, ends_at=4)
+    assert [step for step, *_ in states] == [4]
+    assert [step for step, *_ in rows] == [1, 2, 3, 4]
+    assert final == states[0][1]
 
 
 def test_the_metrics_of_all_steps_before_a_state_come_before_it() -> None:

@@ -6,13 +6,14 @@ import csv
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from dermagan_jax import generated_images, images, synthesis
+from dermagan_jax import gan, generated_images, images, synthesis
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES
@@ -28,6 +29,17 @@ def test_images_are_labelled_and_differ(generated: generated_images.Generated) -
     assert generated.image.dtype == np.uint8
     assert generated.label.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert len({image.tobytes() for image in generated.image}) == 12
+
+
+def test_each_class_comes_from_its_own_network(
+    tiny_gan: Path, generated: generated_images.Generated
+) -> None:
+    trained = synthesis.load_gan(tiny_gan)
+    for label in range(len(CLASSES)):
+        mine = jax.tree.map(lambda leaf, label=label: leaf[label], trained.variables)
+        z = synthesis.draw_latents(7, label, 0, synthesis.BATCH_SIZE, trained.config)
+        by_hand = jax.jit(partial(gan.sample, generator=trained.generator))(mine, z)
+        np.testing.assert_array_equal(generated.image[generated.label == label], by_hand[:3])
 
 
 def test_an_image_does_not_depend_on_how_many_are_asked_for(

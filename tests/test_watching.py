@@ -69,8 +69,9 @@ def test_patience_counts_from_the_best(many_set: Path) -> None:
         over.append(watch.is_over)
     assert over == [False] * 5 + [True]
     assert (watch.best_step, watch.best_kid) == (3, 0.2)
+    endless = _watch(many_set)
     for step in range(10):
-        (endless := _watch(many_set)).note(step, {KID: 0.1})
+        endless.note(step, {KID: 0.1})
     assert not endless.is_over
 
 

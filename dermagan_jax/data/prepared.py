@@ -131,6 +131,25 @@ def audit(data_dir: Path, report: Mapping[str, Any] | None = None) -> None:
         _require_stored(data_dir, rows, split, report["split_hashes"][split])
 
 
+def require_train_split(theirs: str, ours: str, what: str, remedy: str) -> None:
+    """Refuses what was trained on other lesions than it may know.
+
+    Args:
+      theirs: content hash of the training split that `what` was trained on.
+      ours: content hash of the training split at hand.
+      what: what was trained, for the message.
+      remedy: what to do, for the message.
+
+    Raises:
+      LeakError: when they are not the same.
+    """
+    if theirs != ours:
+        raise LeakError(
+            f"{what}: was trained on another training split ({theirs[:12]}…, here {ours[:12]}…), "
+            f"which may hold test lesions; {remedy}"
+        )
+
+
 def require_unseen(trained_on: Path, train_split_sha256: str, data_dir: Path) -> None:
     """Proves that weights from another set's training split know nothing of this set's tests.
 

@@ -157,11 +157,9 @@ class _RealImages:
         return dict.fromkeys(CLASSES, per_class)
 
     def require_train_split(self, sha256: str | None, what: str) -> None:
-        ours = self.report["split_hashes"]["train"]
-        if sha256 not in (None, ours):
-            raise LeakError(
-                f"{what}: was trained on another training split ({sha256[:12]}…, here "
-                f"{ours[:12]}…), which may hold the held-out lesions; name the set that it saw"
+        if sha256 is not None:
+            prepared.require_train_split(
+                sha256, self.report["split_hashes"]["train"], what, "name the set that it saw"
             )
 
 
