@@ -46,14 +46,22 @@ SWEEPS = (
             "GAN": ("gan_step", lambda batch_size: {"batch_size": batch_size}),
             "CNN": ("cnn_step", lambda batch_size: {"batch_size": batch_size, "policy": "none"}),
         },
-        "",
+        "Time is in proportion to the batch. The GAN takes 25 ms an image at 16 and 19 to 21 "
+        "from 64 on, since larger matrices are multiplied at a higher rate; the CNN takes 3.1 "
+        "to 4.2 throughout. Memory has a floor of about 1.7 and 1.1 GiB, 0.7 of it the imported "
+        "libraries; an image adds 5.8 MiB to the GAN, whose maps are kept for the way back, and "
+        "1.3 to the CNN.",
     ),
     Sweep(
         "width",
         "width of the networks",
         (16, 32, 64, 128),
         {"GAN": ("gan_step", lambda width: {"batch_size": BATCH_SIZE, "width": width})},
-        "",
+        "Twice the width is four times the arithmetic and, in narrow networks, only a little "
+        "over twice the time: there the traffic of the maps counts, which grows as the width "
+        "does. From 64 to 128 it is three times, for 0.8 GiB more: the maps double, and the "
+        "weights, their two moments and the average take 0.4 GiB more, as they grow with the "
+        "square.",
     ),
     Sweep(
         "size",
@@ -66,7 +74,10 @@ SWEEPS = (
                 lambda side: {"batch_size": BATCH_SIZE, "policy": "none", "image_size": side},
             ),
         },
-        "",
+        "Twice the side is four times the pixels and, in the GAN, one more layer: six and five "
+        "times the arithmetic, five times the time. The CNN's first dense layer grows with the "
+        "map, and at 128 pixels the maps of a batch no longer fit the cache, so that its rate "
+        "falls from 52 to 42 GFLOP a second.",
     ),
     Sweep(
         "data",
@@ -90,7 +101,9 @@ SWEEPS = (
                 lambda count: {"num_seeds": count, "batch_size": BATCH_SIZE, "policy": "none"},
             )
         },
-        "",
+        "One seed takes both cores. From two on each core trains runs of its own, without a "
+        "word between them: two seeds take 1.6 times and four 2.5 times the time of one; then "
+        "it is in proportion, 180 ms a seed. A seed adds 14 MiB: weights, moments and a batch.",
     ),
 )
 

@@ -25,6 +25,9 @@ def _model() -> ml_collections.ConfigDict:
     model.width = 64  # Channels of the generator's last hidden map, half the image's side.
     model.max_width = 256
     model.convs = 0  # Further 3x3 convolutions in each block of the generator.
+    model.discriminator = "residual"  # "projected" looks through a frozen EfficientNet-Lite0.
+    model.d_side = 64  # Side of the images that a projected one looks at, a multiple of 32.
+    model.d_head_width = 64  # Channels of its heads.
     model.d_width = 48
     model.d_max_width = 192
     model.d_convs = 0

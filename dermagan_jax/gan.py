@@ -32,17 +32,6 @@ Shown = tuple[jax.Array, jax.Array, jax.Array | None]
 """What the discriminator is shown: augmented real and generated images, and the labels of both."""
 
 
-def _mixed(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """Averages a transitional discriminator's two outputs, [B, 2]; leaves [B] alone.
-
-    The unconditional output weighs 1. Where Shahbazi et al. add up, this divides by the sum of the
-    weights, so that losses, penalties and logits keep their scale.
-    """
-    if values.ndim == 1:
-        return values
-    return (values[:, 0] + weight * values[:, 1]) / (1 + weight)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Game:
     """The two networks and the rules between them, for one update."""
@@ -54,6 +43,19 @@ class _Game:
 
     def mean(self, tree: Any) -> Any:
         return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
+
+    def of_image(self, values: jax.Array, weight: jax.Array) -> jax.Array:
+        """Averages what the discriminator has several of for an image: [B, N] to [B].
+
+        A transitional one's two outputs weigh 1, unconditional, and `weight`. Where Shahbazi et al.
+        add up, this divides by the sum of the weights, so that losses, penalties and logits keep
+        their scale.
+        """
+        if values.ndim == 1:
+            return values
+        if self.rules.transition_kimg is None:
+            return values.mean(axis=1)
+        return (values[:, 0] + weight * values[:, 1]) / (1 + weight)
 
     def batch_size(self, real: jax.Array) -> int:
         return len(real) * (1 if self.axis_name is None else lax.axis_size(self.axis_name))
@@ -99,7 +101,7 @@ class _Game:
         """Computes half of gamma times R1 and R2."""
 
         def score(image: jax.Array) -> jax.Array:
-            return _mixed(self.score(variables, image, label)[0], weight)
+            return self.of_image(self.score(variables, image, label)[0], weight)
 
         terms = [
             gamma / 2 * losses.gradient_penalty(score, image)
@@ -123,8 +125,8 @@ def _update_discriminator(
         variables = {"params": params, "batch_stats": state.d.batch_stats}
         real_logits, fake_logits, stats = game.score_both(variables, *shown)
         loss = rules.loss.discriminator(real_logits, fake_logits)
-        loss = game.mean(_mixed(loss, weight).mean())
-        aux = (loss, _mixed(real_logits, weight), _mixed(fake_logits, weight), stats)
+        loss = game.mean(game.of_image(loss, weight).mean())
+        aux = (loss, game.of_image(real_logits, weight), game.of_image(fake_logits, weight), stats)
         if not (rules.r1 or rules.r2):
             return loss, (*aux, None)
         penalty = lax.cond(
@@ -178,7 +180,7 @@ def _update_generator(
         else:
             fake_logits, _ = game.score(state.d.variables, fake, label)
             real_logits = jnp.zeros_like(fake_logits)
-        return game.mean(_mixed(loss.generator(real_logits, fake_logits), weight).mean())
+        return game.mean(game.of_image(loss.generator(real_logits, fake_logits), weight).mean())
 
     value, cotangent = jax.value_and_grad(loss_fn)(fake)
     (gradients,) = pull(cotangent)

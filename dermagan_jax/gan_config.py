@@ -18,12 +18,13 @@ from dermagan_jax import ada, diffaugment, losses
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import NUM_CLASSES
 from dermagan_jax.metrics.generative import NEIGHBOURS
-from dermagan_jax.nets import dcgan, resgan
+from dermagan_jax.nets import dcgan, projected, resgan
 from dermagan_jax.nets.precision import Precision, find_precision
 from dermagan_jax.rules import Rules
 
 CONDITIONINGS = ("per_class", "conditional", "transitional")
 ARCHITECTURES = ("dcgan", "resgan")
+DISCRIMINATORS = ("residual", "projected")
 SCHEDULES = ("constant", "linear")
 
 Config = Mapping[str, Any]
@@ -39,6 +40,11 @@ def architecture(config: Config) -> str:
     return config["model"].get("architecture", "dcgan")
 
 
+def discriminator(config: Config) -> str:
+    """Returns `residual` or `projected`, of the architecture `resgan`."""
+    return config["model"].get("discriminator", "residual")
+
+
 def precision(config: Config) -> Precision:
     """Returns the precision; checkpoints from before there was a choice are float32."""
     return find_precision(config.get("precision", "float32"))
@@ -52,6 +58,7 @@ def check(config: Config) -> None:
     """
     _one_of("conditioning", config["conditioning"], CONDITIONINGS)
     _one_of("model.architecture", architecture(config), ARCHITECTURES)
+    _one_of("model.discriminator", discriminator(config), DISCRIMINATORS)
     _one_of("loss", config["loss"], tuple(losses.ADVERSARIAL))
     _one_of("optimizer.schedule", config["optimizer"]["schedule"], SCHEDULES)
     make_augmentation(config["augment"])
@@ -78,11 +85,24 @@ def check(config: Config) -> None:
             "config.model.architecture is 'dcgan', which takes no class; "
             "set config.conditioning to 'per_class' or use configs/resgan.py"
         )
+    if discriminator(config) == "projected":
+        _check_projected(config)
     group = resgan.MINIBATCH_GROUP
     if architecture(config) == "resgan" and config["batch_size"] % group:
         raise DermaganError(
             f"config.batch_size is {config['batch_size']}; give a multiple of {group}, "
             "the images that the discriminator compares"
+        )
+
+
+def _check_projected(config: Config) -> None:
+    side = config["model"]["d_side"]
+    if side < 32 or side % 32:
+        raise DermaganError(f"config.model.d_side is {side}; give a multiple of 32")
+    if config["conditioning"] == "transitional":
+        raise DermaganError(
+            "config.model.discriminator is 'projected', which knows no transition; set "
+            "config.conditioning to 'conditional' or 'per_class'"
         )
 
 
@@ -143,6 +163,13 @@ def make_discriminator(config: Config) -> nn.Module:
     model, dtype = config["model"], precision(config).dtype
     if architecture(config) == "dcgan":
         return dcgan.Discriminator(width=model["width"], dtype=dtype)
+    if discriminator(config) == "projected":
+        return projected.Discriminator(
+            width=model["d_width"],
+            head_width=model["d_head_width"],
+            side=model["d_side"],
+            dtype=dtype,
+        )
     return resgan.Discriminator(
         width=model["d_width"],
         max_width=model["d_max_width"],

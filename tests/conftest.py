@@ -54,6 +54,17 @@ def phantom_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set like `phantom_set` of images of 32 pixels, for networks slow to compile."""
+    from dermagan_jax.data.prepare import prepare
+
+    out = tmp_path_factory.mktemp("small") / "set"
+    options = {"plan_changes": {"test_per_class": 5}, "num_workers": 1, "progress": False}
+    prepare(out, source_texts=["phantom=20"], image_size=32, **options)
+    return out
+
+
+@pytest.fixture(scope="session")
 def many_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared set with more validation images than `phantom_set` has."""
     from dermagan_jax.data.prepare import prepare

@@ -18,6 +18,7 @@ from dermagan_jax import gan, gan_config, gan_trainer, images, synthesis, workdi
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.lesions import CLASSES
+from dermagan_jax.nets import pretrained
 from dermagan_jax.profiling import Window
 from dermagan_jax.writers import METRICS_FILE, read_metrics
 
@@ -139,12 +140,12 @@ def test_another_image_size_is_refused(phantom_set: Path, tmp_path: Path) -> Non
         gan_trainer.train(config, tmp_path / "run")
 
 
-def _residual_config(phantom_set: Path, **changes: object) -> ConfigDict:
+def _residual_config(small_set: Path, **changes: object) -> ConfigDict:
     config = resgan.get_config("smoke")
-    config.data_dir = str(phantom_set)
+    config.data_dir = str(small_set)
     config.model.width = config.model.max_width = 4
     config.model.d_width = config.model.d_max_width = 4
-    config.model.latent_size = 8
+    config.model.image_size, config.model.latent_size = 32, 8
     config.num_steps, config.log_every_steps, config.checkpoint_every_steps = 4, 1, 2
     config.penalty_interval = 3
     config.update(changes)
@@ -159,13 +160,13 @@ def _residual_config(phantom_set: Path, **changes: object) -> ConfigDict:
     ],
 )
 def test_one_network_for_all_classes_stops_and_goes_on(
-    phantom_set: Path, tmp_path: Path, changes: dict[str, object]
+    small_set: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     """ADA's p moves at step 4, the penalty comes at step 3: both after the stop."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    gan_trainer.train(_residual_config(phantom_set, **changes), whole)
-    gan_trainer.train(_residual_config(phantom_set, num_steps=2, **changes), parts)
-    gan_trainer.train(_residual_config(phantom_set, **changes), parts)
+    gan_trainer.train(_residual_config(small_set, **changes), whole)
+    gan_trainer.train(_residual_config(small_set, num_steps=2, **changes), parts)
+    gan_trainer.train(_residual_config(small_set, **changes), parts)
     assert (parts / METRICS_FILE).read_bytes() == (whole / METRICS_FILE).read_bytes()
     rows = [row for row in read_metrics(whole / METRICS_FILE) if "train/d_loss" in row]
     assert [row["step"] for row in rows if row["train/d_penalty"] > 0] == [3]
@@ -184,11 +185,35 @@ def test_one_network_for_all_classes_stops_and_goes_on(
     np.testing.assert_array_equal(some.image[2], by_hand[0])
 
 
-def test_a_residual_gan_for_each_class(phantom_set: Path, tmp_path: Path) -> None:
-    config = _residual_config(phantom_set, conditioning="per_class", num_steps=1)
+def test_a_residual_gan_for_each_class(small_set: Path, tmp_path: Path) -> None:
+    config = _residual_config(small_set, conditioning="per_class", num_steps=1)
     summary = gan_trainer.train(config, tmp_path / "run")
     assert summary["kimg"] == 4 * 16 / 1000
     assert "train/d_loss/melanoma" in read_metrics(tmp_path / "run" / METRICS_FILE)[0]
+
+
+def test_a_projected_discriminator_trains_its_heads(small_set: Path, tmp_path: Path) -> None:
+    config = _residual_config(small_set, loss="hinge", num_steps=2, r1=0.0)
+    config.model.discriminator, config.model.d_head_width = "projected", 4
+    gan_trainer.train(config, tmp_path / "run")
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        d = checkpoints.restore_arrays(2, "state")["d"]
+    assert set(d["params"]) == {f"Head_{index}" for index in range(4)}
+    chex.assert_trees_all_equal(
+        d["batch_stats"]["frozen"], pretrained.efficientnet_lite0_variables()
+    )
+
+
+def test_a_projected_discriminator_has_its_sides_and_conditionings(
+    small_set: Path, tmp_path: Path
+) -> None:
+    config = _residual_config(small_set)
+    config.model.discriminator, config.model.d_side = "projected", 48
+    with pytest.raises(DermaganError, match="d_side is 48; give a multiple of 32"):
+        gan_trainer.train(config, tmp_path / "run")
+    config.model.d_side, config.conditioning = 64, "transitional"
+    with pytest.raises(DermaganError, match="'projected', which knows no transition; set"):
+        gan_trainer.train(config, tmp_path / "run")
 
 
 def test_a_budget_of_images_is_a_number_of_steps() -> None:
@@ -212,6 +237,6 @@ def test_a_learning_rate_falls_over_the_second_half() -> None:
     np.testing.assert_allclose(sizes[20:], 1 - np.arange(20) / 20, rtol=1e-3)
 
 
-def test_groups_must_divide_a_batch(phantom_set: Path, tmp_path: Path) -> None:
+def test_groups_must_divide_a_batch(small_set: Path, tmp_path: Path) -> None:
     with pytest.raises(DermaganError, match="give a multiple of 4"):
-        gan_trainer.train(_residual_config(phantom_set, batch_size=6), tmp_path / "run")
+        gan_trainer.train(_residual_config(small_set, batch_size=6), tmp_path / "run")

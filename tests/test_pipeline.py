@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -74,6 +76,20 @@ def test_super_batches_are_the_same_batches_stacked(make: Callable[..., Iterator
     stacked = make(_images(), batch_size=2, start_step=1, steps_per_call=3)
     for start, batch in zip((1, 4), stacked, strict=False):
         np.testing.assert_array_equal(batch["image"], np.stack(single[start : start + 3]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [partial(pipeline.train_batches, seeds=[0]), partial(pipeline.class_batches, seed=0)],
+)
+def test_batches_that_are_gone_hold_no_images(make: Callable[..., Iterator]) -> None:
+    images = _images()
+    held = weakref.ref(images)
+    batches = make(images, batch_size=2)
+    next(batches)
+    del batches, images
+    gc.collect()
+    assert held() is None
 
 
 def test_batches_larger_than_the_set_repeat_it() -> None:

@@ -22,16 +22,17 @@ from dermagan_jax.errors import DermaganError, LeakError
 
 @pytest.fixture(scope="module")
 def other_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Phantoms of another seed: other lesions than those of `phantom_set`."""
+    """Phantoms of another seed: other lesions than those of `small_set`."""
     out = tmp_path_factory.mktemp("other") / "set"
     options = {"plan_changes": {"test_per_class": 2}, "num_workers": 1, "progress": False}
-    prepare(out, source_texts=["phantom=8"], seed=5, **options)
+    prepare(out, source_texts=["phantom=8"], seed=5, image_size=32, **options)
     return out
 
 
 def _config(data: Path, steps: int, source: Path | None = None) -> ConfigDict:
     config = resgan.get_config("smoke")
     config.data_dir, config.num_steps, config.checkpoint_every_steps = str(data), steps, 1
+    config.model.image_size = 32
     config.model.width = config.model.max_width = 4
     config.model.d_width = config.model.d_max_width = 4
     config.init_from = str(source) if source else ""
@@ -51,9 +52,9 @@ def _weights(folder: Path, step: int) -> tuple[dict, dict]:
 
 
 def test_weights_come_along_and_optimizers_do_not(
-    pretrained: Path, phantom_set: Path, tmp_path: Path
+    pretrained: Path, small_set: Path, tmp_path: Path
 ) -> None:
-    config = _config(phantom_set, 1, pretrained)
+    config = _config(small_set, 1, pretrained)
     # So slow that the first step leaves the weights where they were.
     config.optimizer.learning_rate = 1e-30
     gan_trainer.train(config, tmp_path / "run")
@@ -65,8 +66,8 @@ def test_weights_come_along_and_optimizers_do_not(
     counts = [leaf for leaf in jax.tree.leaves(after["g"]["opt_state"]) if leaf.ndim == 0]
     assert [int(count) for count in counts] == [1]
     (source,) = document["pretraining"]
-    assert source["data_dir"] != str(phantom_set)
-    scratch = _config(phantom_set, 1)
+    assert source["data_dir"] != str(small_set)
+    scratch = _config(small_set, 1)
     scratch.optimizer.learning_rate = 1e-30
     gan_trainer.train(scratch, tmp_path / "scratch")
     other, _ = _weights(tmp_path / "scratch", 1)
@@ -76,29 +77,29 @@ def test_weights_come_along_and_optimizers_do_not(
 
 
 def test_a_gan_that_saw_test_lesions_is_refused(
-    pretrained: Path, other_set: Path, phantom_set: Path, tmp_path: Path
+    pretrained: Path, other_set: Path, small_set: Path, tmp_path: Path
 ) -> None:
     """Its training lesions become test lesions of the set to come."""
     swapped = tmp_path / "swapped"
-    shutil.copytree(phantom_set, swapped)
+    shutil.copytree(small_set, swapped)
     lines = (swapped / "splits.csv").read_text().splitlines()
     theirs = [
         line for line in (other_set / "splits.csv").read_text().splitlines() if "train" in line
     ]
     (swapped / "splits.csv").write_text("\n".join([*lines, theirs[0].replace("train", "test")]))
     sha = json.loads((other_set / "data_report.json").read_text())["split_hashes"]["train"]
-    prepared.require_unseen(other_set, sha, phantom_set)
+    prepared.require_unseen(other_set, sha, small_set)
     with pytest.raises(LeakError, match="shares image_id with 1 images of the validation and test"):
         prepared.require_unseen(other_set, sha, swapped)
     with pytest.raises(DermaganError, match="is not the set that the weights were trained on"):
-        prepared.require_unseen(phantom_set, sha, phantom_set)
+        prepared.require_unseen(small_set, sha, small_set)
 
 
 def test_a_line_of_ancestors_is_checked(
-    pretrained: Path, phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pretrained: Path, small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gan_trainer.train(_config(phantom_set, 1, pretrained), tmp_path / "child")
-    gan_trainer.train(_config(phantom_set, 1, tmp_path / "child"), tmp_path / "grandchild")
+    gan_trainer.train(_config(small_set, 1, pretrained), tmp_path / "child")
+    gan_trainer.train(_config(small_set, 1, tmp_path / "child"), tmp_path / "grandchild")
     _, document = _weights(tmp_path / "grandchild", 1)
     assert len(document["pretraining"]) == 2
     checked = []
@@ -107,18 +108,18 @@ def test_a_line_of_ancestors_is_checked(
         "require_unseen",
         lambda trained_on, *_: checked.append(str(trained_on)),
     )
-    gan_trainer.train(_config(phantom_set, 1, tmp_path / "grandchild"), tmp_path / "last")
+    gan_trainer.train(_config(small_set, 1, tmp_path / "grandchild"), tmp_path / "last")
     assert len(checked) == 3
-    assert checked[1:] == [str(phantom_set)] * 2
+    assert checked[1:] == [str(small_set)] * 2
 
 
 def test_other_networks_and_other_folders_are_refused(
-    pretrained: Path, phantom_set: Path, tmp_path: Path
+    pretrained: Path, small_set: Path, tmp_path: Path
 ) -> None:
-    config = _config(phantom_set, 1, pretrained)
+    config = _config(small_set, 1, pretrained)
     config.model.max_width = 8
     with pytest.raises(DermaganError, match="are not those of this configuration"):
         gan_trainer.train(config, tmp_path / "wide")
     with pytest.raises(DermaganError, match="holds no checkpoints"):
-        gan_trainer.train(_config(phantom_set, 1, tmp_path / "nothing"), tmp_path / "run")
+        gan_trainer.train(_config(small_set, 1, tmp_path / "nothing"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -140,10 +140,13 @@ def train_batches(
     if not len(images):
         raise DermaganError("the training split is empty; prepare the data set again")
 
+    # TensorFlow never lets go of a generator, so this one must not hold the images.
+    labels = images.label
+
     def indices() -> Iterator[np.ndarray]:
         streams = [
             batch_indices(
-                images.label,
+                labels,
                 batch_size=batch_size,
                 seed=seed,
                 start_step=start_step,
@@ -183,11 +186,12 @@ def class_batches(
     for name, each in zip(CLASSES, members, strict=True):
         if not len(each):
             raise DermaganError(f"class {name} has no training images; one GAN a class needs some")
+    labels = images.label  # As in `train_batches`.
 
     def indices() -> Iterator[np.ndarray]:
         streams = [
             batch_indices(
-                images.label[each],
+                labels[each],
                 batch_size=batch_size,
                 # A class's order depends on its own label only, as in a run of that class alone.
                 seed=_class_seed(seed, label),

@@ -92,10 +92,15 @@ class EfficientNetLite0(nn.Module):
     ReLU6 for Swish, no squeeze-and-excitation. Equal to the network of the PyPI package
     `efficientnet-lite-pytorch` to 1e-4 on images whose side is a multiple of 32; that package fixes
     its margins for 224 pixels, TensorFlow and this module take them from the image.
+
+    Attributes:
+      maps_only: return the last map of each side from a quarter of the image's down, instead.
     """
 
+    maps_only: bool = False
+
     @nn.compact
-    def __call__(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
         """Classifies images.
 
         Args:
@@ -104,8 +109,11 @@ class EfficientNetLite0(nn.Module):
         Returns:
           features: [B, 1280] float32, the mean over the last map.
           logits: [B, 1000] float32.
+          Or, with `maps_only`, [B, S / 4, S / 4, 24], [B, S / 8, S / 8, 40],
+          [B, S / 16, S / 16, 112] and [B, S / 32, S / 32, 320] float32.
         """
         x = nn.relu6(Stem(_STEM_FEATURES, name="stem")(image))
+        maps: dict[int, jax.Array] = {}
         index = 0
         for repeats, window, stride, expansion, features in _STAGES:
             for repeat in range(repeats):
@@ -113,5 +121,8 @@ class EfficientNetLite0(nn.Module):
                 block = InvertedBottleneck(features, window, step, expansion, name=f"block{index}")
                 x = block(x)
                 index += 1
+            maps[x.shape[1]] = x
+        if self.maps_only:
+            return tuple(maps.values())[1:]  # The first has half the image's side.
         pooled = nn.relu6(Pointwise(NUM_FEATURES, name="head")(x)).mean(axis=(1, 2))
         return pooled, nn.Dense(NUM_CLASSES, name="classifier")(pooled)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import h5py
+import jax
 import numpy as np
 
 from dermagan_jax.errors import DermaganError
@@ -139,6 +140,49 @@ def inception_v3_variables(path: Path) -> dict[str, Any]:
         ) from error
     return variables
 
+
+def keras_variables(path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads a network whose layers have Keras's names from a file that Keras downloads.
+
+    Args:
+      path: the `.h5` without the top; Keras keeps them in `~/.keras/models`.
+      shapes: the network's variables, or their shapes: `params` and perhaps `batch_stats`.
+
+    Returns:
+      Variables of those shapes, float32.
+
+    Raises:
+      DermaganError: when the file is missing, damaged or of another network.
+    """
+    variables: dict[str, Any] = {}
+    try:
+        with h5py.File(path, "r") as file:
+            for layer in shapes["params"]:
+                for tensor, array in _datasets(file[layer]):
+                    collection, name = _KERAS_TENSORS[tensor]
+                    if tensor == "depthwise_kernel":
+                        array = array[..., 0]
+                    _set(variables, (collection, layer, name), array)
+        expected, found = (jax.tree.map(np.shape, tree) for tree in (dict(shapes), variables))
+        if found != expected:
+            raise ValueError("its layers have other shapes")
+    except (OSError, ValueError, KeyError) as error:
+        raise DermaganError(
+            f"{path}: does not hold this network's weights ({error}); name the file without the "
+            "top that Keras keeps in ~/.keras/models"
+        ) from error
+    return variables
+
+
+_KERAS_TENSORS = {
+    "kernel": ("params", "kernel"),
+    "bias": ("params", "bias"),
+    "depthwise_kernel": ("params", "kernel"),
+    "gamma": ("params", "scale"),
+    "beta": ("params", "bias"),
+    "moving_mean": ("batch_stats", "mean"),
+    "moving_variance": ("batch_stats", "var"),
+}
 
 # Keras's names of its two kinds of layers and their tensors, and where they are in ours.
 _KERAS_LAYERS: dict[str, dict[str, tuple[str, ...]]] = {

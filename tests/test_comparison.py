@@ -1,0 +1,129 @@
+"""Paired differences, their intervals and verdicts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dermagan_jax.metrics import comparison
+from dermagan_jax.metrics.comparison import Difference
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def _draw(shape: tuple[int, ...], seed: int, share: float = 0.5) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape) < share
+
+
+def test_the_value_is_the_difference_of_means_over_seeds_and_images():
+    arm, reference = _draw((3, 2, 50), 1, 0.7), _draw((1, 2, 50), 2)
+    found = comparison.paired_difference(arm, reference, np.arange(50), rng=_rng())
+    assert found.value == pytest.approx(arm.mean() - reference.mean())
+    assert found.low < found.value < found.high
+
+
+def test_with_labels_every_class_counts_alike():
+    label = np.array([0] * 30 + [1] * 10)
+    arm = np.concatenate([np.ones(30), np.zeros(10)])[None, None].astype(bool)
+    reference = np.zeros((1, 1, 40), bool)
+    found = comparison.paired_difference(arm, reference, np.arange(40), label=label, rng=_rng())
+    assert found.value == pytest.approx(0.5)
+    assert (found.low, found.high) == pytest.approx((0.5, 0.5))
+    found = comparison.paired_difference(arm, reference, np.arange(40), rng=_rng())
+    assert found.value == pytest.approx(0.75)
+
+
+def test_of_one_seed_the_interval_is_that_of_the_mean_difference():
+    arm, reference = _draw((1, 1, 800), 1, 0.6), _draw((1, 1, 800), 2)
+    found = comparison.paired_difference(arm, reference, np.arange(800), rng=_rng())
+    error = (arm.astype(float) - reference).std() / np.sqrt(800)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+    assert found.smallest == pytest.approx((1.96 + 0.8416) * error, rel=0.1)
+
+
+def test_copies_of_images_of_the_same_lesions_add_no_certainty():
+    arm, reference, lesion = _draw((2, 2, 60), 1), _draw((1, 2, 60), 2), np.arange(60)
+    once = comparison.paired_difference(arm, reference, lesion, rng=_rng())
+    often = comparison.paired_difference(
+        arm.repeat(4, axis=2), reference.repeat(4, axis=2), lesion.repeat(4), rng=_rng()
+    )
+    assert often == once
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    reference = _draw((1, 4, 2000), 2)
+    same = np.concatenate([~reference[:, :, :300], reference[:, :, 300:]], axis=2)
+    narrow = comparison.paired_difference(same, reference, np.arange(2000), rng=_rng())
+    flipped = reference.copy()
+    flipped[0, :2] = True  # Two of the four classifiers are right everywhere.
+    wide = comparison.paired_difference(flipped, reference, np.arange(2000), rng=_rng())
+    assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
+
+
+def test_p_is_small_for_a_clear_difference_and_1_for_none():
+    reference = _draw((1, 3, 400), 1, 0.3)
+    better = np.ones((2, 3, 400), bool)
+    lesion = np.arange(400)
+    found = comparison.paired_difference(better, reference, lesion, rng=_rng())
+    assert found.p_value == pytest.approx(2 / 1001)
+    found = comparison.paired_difference(reference, reference, lesion, rng=_rng())
+    assert (found.value, found.p_value) == (0, 1)
+
+
+def test_a_true_null_is_rejected_about_as_rarely_as_promised():
+    count, rejected = 200, 0
+    for seed in range(count):
+        arm, reference = _draw((1, 1, 150), 2 * seed), _draw((1, 1, 150), 2 * seed + 1)
+        found = comparison.paired_difference(arm, reference, np.arange(150), rng=_rng())
+        rejected += found.p_value < 0.05
+    assert stats.binomtest(rejected, count, 0.05).pvalue > 0.001
+
+
+def test_arms_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="cannot be paired"):
+        comparison.paired_difference(
+            _draw((2, 3, 10), 1), _draw((1, 2, 10), 1), np.arange(10), rng=_rng()
+        )
+    with pytest.raises(ValueError, match="cannot be paired"):
+        comparison.paired_difference(
+            _draw((3, 2, 10), 1), _draw((2, 2, 10), 1), np.arange(10), rng=_rng()
+        )
+
+
+def test_holm_by_hand():
+    assert comparison.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert comparison.holm([0.6, 0.001]) == pytest.approx([0.6, 0.002])
+    assert comparison.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_mcnemar_by_hand():
+    reference = np.array([True] * 10 + [False] * 7 + [True])
+    arm = np.array([True] * 9 + [False] + [True] * 6 + [False] + [True])
+    # One lost, six gained: 2 * (1 + 7) / 2**7.
+    assert comparison.mcnemar(arm, reference) == pytest.approx(0.125)
+    assert comparison.mcnemar(arm, arm) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "p_value", "said"),
+    [
+        (0.05, 0.02, 0.08, 0.004, "helps"),
+        (-0.05, -0.08, -0.02, 0.004, "harms"),
+        (0.05, 0.02, 0.08, 0.06, "no evidence"),
+        (0.0, -0.01, 0.015, 0.9, "no difference"),
+        (0.0, -0.03, 0.015, 0.9, "no evidence"),
+    ],
+)
+def test_verdicts(value, low, high, p_value, said):
+    difference = Difference(value, low, high, p_value, 0.04)
+    assert comparison.verdict(difference, p_value, margin=0.02) == said
+
+
+def test_other_arms_cost_certainty():
+    clear = Difference(0.05, 0.01, 0.08, 0.03, 0.04)
+    assert comparison.verdicts({"A4": clear}, margin=0.02) == {"A4": "helps"}
+    both = comparison.verdicts({"A4": clear, "A5": clear}, margin=0.02)
+    assert both == {"A4": "no evidence", "A5": "no evidence"}
