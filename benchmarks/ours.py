@@ -38,7 +38,7 @@ def _random_batch(batch_size: int, image_size: int = IMAGE_SIZE) -> dict[str, np
 
 
 class _Stepper:
-    """Holds a state that each call replaces, as a training loop does."""
+    """Holds a state that each call replaces, and asks one step ahead, as a training loop does."""
 
     def __init__(self, first: Any, steps: parallel.Steps, superbatches: Iterator[Any]) -> None:
         self.state = first
@@ -47,12 +47,14 @@ class _Stepper:
         self.done = 0
 
     def __call__(self, count: int) -> None:
-        metrics: Any = None
+        before: Any = None
         for _ in range(count):
             batches = next(self.superbatches)
             self.state, metrics = self.steps(self.state, batches, self.done, 0, 1)
             self.done += 1
-        jax.block_until_ready(metrics)
+            jax.block_until_ready(before)  # Steps asked for all at once would all take memory.
+            before = metrics
+        jax.block_until_ready(before)
 
 
 def _forever(batch: Any) -> Iterator[Any]:
