@@ -89,7 +89,10 @@ SWEEPS = (
                 lambda count: {"batch_size": BATCH_SIZE, "data_dir": str(data.phantom_set(count))},
             )
         },
-        "",
+        "96, 1,400 and 6,624 of them are training images. An epoch takes half a second to open the "
+        "set and 4 to 6 ms an image, most of it the steps. Images are held in memory, 12 KB "
+        "each, and three times over while they are read. The rest of the growth is memory that was "
+        "freed and not given back: here the set is read anew for each epoch, by a run only once.",
     ),
     Sweep(
         "seeds",
