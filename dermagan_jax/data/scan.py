@@ -252,4 +252,4 @@ def _load_fingerprints(folder: Path, num_chunks: int) -> Fingerprints:
                 column = chunk[name]
                 # 200 characters for every image's error, most often none, would be most of it.
                 parts[name].append(np.asarray(column.tolist()) if name == "error" else column)
-    return Fingerprints(**{name: np.concatenate(part) for name, part in parts.items()})
+    return Fingerprints(**{name: np.concatenate(parts.pop(name)) for name in names})
