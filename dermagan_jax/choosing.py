@@ -61,8 +61,10 @@ class Realistic:
         variables, name = gan_config.of_class(self._config, self._variables, label, len(image))
         with gan_config.precision(self._config).applied():
             logits = np.asarray(self._score(variables, images.to_float(jnp.asarray(image)), name))
-        # A transitional discriminator's second logit is the one that knows the class.
-        logits = logits if logits.ndim == 1 else logits[:, 1]
+        if self._config["conditioning"] == "transitional":
+            logits = logits[:, 1]  # The one that knows the class.
+        elif logits.ndim == 2:
+            logits = logits.mean(axis=1)  # Of the places of a projected discriminator.
         num_kept = max(round(self._share * len(image)), 1)
         accepted = np.zeros(len(image), bool)
         accepted[np.argsort(-logits, kind="stable")[:num_kept]] = True

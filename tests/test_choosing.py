@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -75,6 +76,28 @@ def test_filters_keep_the_first_that_pass(trained: synthesis.TrainedGan) -> None
     assert found.provenance["filters"] == [{"filter": "even"}]
     fewer = synthesis.generate(trained, per_class=9, seed=3, filters=[Even()])
     np.testing.assert_array_equal(found.first(dict.fromkeys(CLASSES, 9)).image, fewer.image)
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "logits", "kept"),
+    [
+        # A projected discriminator's places count alike.
+        ("conditional", [[9, 0, 0], [0, 5, 0], [4, 4, 4], [0, 0, 1]], [0, 2]),
+        ("transitional", [[9, 0], [0, 5], [4, 4], [0, 1]], [1, 2]),
+    ],
+)
+def test_several_logits_of_an_image_make_one(
+    tiny_gan: Path,
+    trained: synthesis.TrainedGan,
+    conditioning: str,
+    logits: list[list[int]],
+    kept: list[int],
+) -> None:
+    best = choosing.Realistic(tiny_gan, trained.step, share=0.5)
+    best._config = {**best._config, "conditioning": conditioning}
+    best._score = lambda *_: jnp.array(logits)
+    accepted = best.accepts(np.zeros((4, 64, 64, 3), np.uint8), 0)
+    assert np.flatnonzero(accepted).tolist() == kept
 
 
 def test_an_image_passes_all_filters(trained: synthesis.TrainedGan) -> None:
