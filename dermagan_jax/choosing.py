@@ -62,9 +62,9 @@ class Realistic:
         with gan_config.precision(self._config).applied():
             logits = np.asarray(self._score(variables, images.to_float(jnp.asarray(image)), name))
         if self._config["conditioning"] == "transitional":
-            logits = logits[:, 1]  # The one that knows the class.
-        elif logits.ndim == 2:
-            logits = logits.mean(axis=1)  # Of the places of a projected discriminator.
+            logits = logits[:, 1]  # Those that know the class.
+        # A projected discriminator scores many places.
+        logits = logits.reshape(len(logits), -1).mean(axis=1)
         num_kept = max(round(self._share * len(image)), 1)
         accepted = np.zeros(len(image), bool)
         accepted[np.argsort(-logits, kind="stable")[:num_kept]] = True

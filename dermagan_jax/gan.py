@@ -45,17 +45,15 @@ class _Game:
         return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
 
     def of_image(self, values: jax.Array, weight: jax.Array) -> jax.Array:
-        """Averages what the discriminator has several of for an image: [B, N] to [B].
+        """Averages what the discriminator has several of for an image, [B, ...], to [B].
 
-        A transitional one's two outputs weigh 1, unconditional, and `weight`. Where Shahbazi et al.
-        add up, this divides by the sum of the weights, so that losses, penalties and logits keep
-        their scale.
+        A transitional one's outputs, [B, 2, ...], weigh 1, unconditional, and `weight`. Where
+        Shahbazi et al. add up, this divides by the sum of the weights, so that losses, penalties
+        and logits keep their scale.
         """
-        if values.ndim == 1:
-            return values
-        if self.rules.transition_kimg is None:
-            return values.mean(axis=1)
-        return (values[:, 0] + weight * values[:, 1]) / (1 + weight)
+        if self.rules.transition_kimg is not None:
+            values = (values[:, 0] + weight * values[:, 1]) / (1 + weight)
+        return values.reshape(len(values), -1).mean(axis=1)
 
     def batch_size(self, real: jax.Array) -> int:
         return len(real) * (1 if self.axis_name is None else lax.axis_size(self.axis_name))

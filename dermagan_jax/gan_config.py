@@ -99,11 +99,6 @@ def _check_projected(config: Config) -> None:
     side = config["model"]["d_side"]
     if side < 32 or side % 32:
         raise DermaganError(f"config.model.d_side is {side}; give a multiple of 32")
-    if config["conditioning"] == "transitional":
-        raise DermaganError(
-            "config.model.discriminator is 'projected', which knows no transition; set "
-            "config.conditioning to 'conditional' or 'per_class'"
-        )
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -168,6 +163,7 @@ def make_discriminator(config: Config) -> nn.Module:
             width=model["d_width"],
             head_width=model["d_head_width"],
             side=model["d_side"],
+            transitional=config["conditioning"] == "transitional",
             dtype=dtype,
         )
     return resgan.Discriminator(

@@ -21,9 +21,10 @@ from dermagan_jax.data.pipeline import Batch, LabelledImages, class_batches, tra
 from dermagan_jax.data.training import open_for_training
 from dermagan_jax.errors import TrainingError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
+from dermagan_jax.nets import resgan
 from dermagan_jax.nets.precision import find_precision
 from dermagan_jax.profiling import Tracer, Window
-from dermagan_jax.rules import draw_latents
+from dermagan_jax.rules import class_weight, draw_latents
 from dermagan_jax.state import GanState, create_gan_state
 from dermagan_jax.watching import KID, Watch
 from dermagan_jax.writers import METRICS_FILE, MetricWriter, Progress, read_metrics
@@ -183,13 +184,19 @@ class _Run:
         return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(NUM_CLASSES))
 
     def _calibrate(self, state: GanState) -> dict[str, Any]:
+        params = state.g_ema
+        if self.rules.transition_kimg:
+            # Its samples use the class as far as it has learned to by now.
+            seen = state.step * gan_config.images_per_step(self.config)
+            weight = class_weight(seen, self.rules.transition_kimg)
+            params = resgan.with_class_weight(params, weight)
         calibrate = partial(
             gan.calibrate,
             generator=self.generator,
             latent_size=self.config.model.latent_size,
             rules=self.rules,
         )
-        operands = (state.g_ema, state.g.batch_stats, self._keys(_CALIBRATE, self.key, 0))
+        operands = (params, state.g.batch_stats, self._keys(_CALIBRATE, self.key, 0))
         if self.per_class:
             return jax.lax.map(lambda each: calibrate(*each), operands)
         return calibrate(*operands)

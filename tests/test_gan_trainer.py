@@ -204,16 +204,23 @@ def test_a_projected_discriminator_trains_its_heads(small_set: Path, tmp_path: P
     )
 
 
-def test_a_projected_discriminator_has_its_sides_and_conditionings(
-    small_set: Path, tmp_path: Path
-) -> None:
+def test_a_projected_discriminator_has_its_sides(small_set: Path, tmp_path: Path) -> None:
     config = _residual_config(small_set)
     config.model.discriminator, config.model.d_side = "projected", 48
     with pytest.raises(DermaganError, match="d_side is 48; give a multiple of 32"):
         gan_trainer.train(config, tmp_path / "run")
-    config.model.d_side, config.conditioning = 64, "transitional"
-    with pytest.raises(DermaganError, match="'projected', which knows no transition; set"):
-        gan_trainer.train(config, tmp_path / "run")
+
+
+def test_samples_use_the_class_as_far_as_training_does(small_set: Path, tmp_path: Path) -> None:
+    config = _residual_config(small_set, conditioning="transitional", num_steps=2)
+    config.transition_kimg = (1.0, 2.0)
+    config.model.discriminator, config.model.d_head_width = "projected", 4
+    gan_trainer.train(config, tmp_path / "run")
+    gan = synthesis.load_gan(tmp_path / "run")
+    images = synthesis.generate(gan, per_class=dict.fromkeys(CLASSES, 2), seed=0).image
+    embedding = gan.variables["params"]["class_embedding"]["kernel"]
+    np.testing.assert_array_equal(embedding, np.zeros_like(embedding))
+    assert len({each.tobytes() for each in images}) == len(images)
 
 
 def test_a_budget_of_images_is_a_number_of_steps() -> None:

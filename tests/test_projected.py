@@ -67,6 +67,23 @@ def test_every_place_of_every_map_is_scored_by_class(discriminator, variables, i
     assert bool((logits != others).all())
 
 
+def test_a_transitional_one_says_both(discriminator, variables, image):
+    both = discriminator.clone(transitional=True)
+    logits = jax.jit(lambda label: both.apply(variables, image, label, train=False))(LABEL)
+    assert logits.shape == (2, 2, 16 + 16 + 16 + 4)
+    one = jax.jit(lambda label: discriminator.apply(variables, image, label, train=False))
+    np.testing.assert_array_equal(logits[:, 1], one(LABEL))
+    np.testing.assert_array_equal(logits[:, 0], one(None))
+
+
+def test_images_are_compared_within_a_group(discriminator, variables, image):
+    # The same image twice is a group without deviation; a second one changes what is said of it.
+    score = jax.jit(lambda image: discriminator.apply(variables, image, LABEL, train=False))
+    alone = score(jnp.stack([image[0], image[0]]))[0]
+    beside = score(image)[0]
+    assert bool((alone != beside).all())
+
+
 def test_only_the_heads_learn_and_the_image_feels_it(discriminator, variables, image):
     assert set(variables["params"]) == {f"Head_{index}" for index in range(4)}
     frozen = variables["batch_stats"]["frozen"]

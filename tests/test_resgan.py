@@ -73,6 +73,26 @@ def test_a_transitional_discriminator_says_both() -> None:
     assert not np.allclose(logits[:, 0], logits[:, 1])
 
 
+def test_a_class_counts_by_its_weight() -> None:
+    z, label = jnp.ones((4, 5)), _labels(4)
+    generator = resgan.Generator(width=4, image_size=16)
+    variables = _init(generator, z, label)
+
+    def weighted(weight: float, label: jax.Array) -> jax.Array:
+        params = resgan.with_class_weight(variables["params"], jnp.float32(weight))
+        return generator.apply({**variables, "params": params}, z, label, train=False)
+
+    half = generator.apply(variables, z, 0.5 * label, train=False)
+    np.testing.assert_allclose(weighted(0.5, label), half, atol=1e-6)
+    np.testing.assert_array_equal(weighted(0.0, label), weighted(0.0, label[::-1]))
+
+
+def test_repeated_pixels_are_smoothed() -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+    expected = jax.image.resize(x, (2, 10, 12, 3), "bilinear")
+    np.testing.assert_allclose(resgan.upsample(x), expected, atol=1e-6)
+
+
 def test_minibatch_deviation_by_hand() -> None:
     x = jnp.array([0.0, 2.0, 5.0, 5.0]).reshape(4, 1, 1, 1)
     ours = np.asarray(resgan.minibatch_deviation(x, 2))

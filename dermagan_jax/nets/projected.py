@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from dermagan_jax.nets import layers, pretrained
 from dermagan_jax.nets.efficientnet_lite import EfficientNetLite0
+from dermagan_jax.nets.resgan import MINIBATCH_GROUP, minibatch_deviation
 
 LAST_SIDE = 4
 _kernel_init = nn.initializers.he_normal()
@@ -85,7 +86,10 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, label: jax.Array | None, *, train: bool) -> jax.Array:
-        """Scores [B, S, S, C] maps of classes [B, K], one-hot: [B, places] float32 logits."""
+        """Scores [B, S, S, C] maps of classes [B, K], one-hot: [B, 2, places] float32 logits.
+
+        The first are unconditional; the second are the same without a class.
+        """
 
         def layer(module: nn.Module, x: jax.Array) -> jax.Array:
             return nn.SpectralNorm(module)(x, update_stats=train)
@@ -99,12 +103,15 @@ class Head(nn.Module):
             x = _leaky(layer(nn.Dense(self.features, dtype=self.dtype), x))
         while x.shape[1] > LAST_SIDE:
             x = down(x)
+        x = minibatch_deviation(x, MINIBATCH_GROUP)
+        x = _leaky(layer(nn.Dense(self.features, dtype=self.dtype), x))
         logits = layer(nn.Dense(1, dtype=self.dtype), x)[..., 0].astype(jnp.float32)
+        conditional = logits
         if label is not None:
             embed = nn.Dense(self.features, use_bias=False, kernel_init=nn.initializers.normal(1.0))
             match = jnp.einsum("bhwc,bc->bhw", x.astype(jnp.float32), embed(label))
-            logits += match / math.sqrt(self.features)
-        return logits.reshape(x.shape[0], -1)
+            conditional = logits + match / math.sqrt(self.features)
+        return jnp.stack([logits, conditional], axis=1).reshape(x.shape[0], 2, -1)
 
 
 class Discriminator(nn.Module):
@@ -118,6 +125,7 @@ class Discriminator(nn.Module):
       width: channels of the largest mixed map; see `random_kernels`.
       head_width: channels in the heads.
       side: side to which images are resized, a multiple of 32.
+      transitional: return the unconditional logits beside the conditional ones.
       dtype: what the heads compute in; parameters are float32.
 
     Source: Sauer et al., 2021 (Projected GAN), with the projection of Miyato and Koyama, 2018, for
@@ -129,6 +137,7 @@ class Discriminator(nn.Module):
     width: int = 32
     head_width: int = 64
     side: int = 64
+    transitional: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -143,7 +152,8 @@ class Discriminator(nn.Module):
           train: update the estimates of the kernels' largest singular values.
 
         Returns:
-          [B, N] float32 logits of "real", one for each place of each map.
+          [B, N] float32 logits of "real", one for each place of each map; [B, 2, N] when
+          transitional, unconditional and conditional.
         """
         extractor = EfficientNetLite0(maps_only=True)
         frozen: Any = self.variable("batch_stats", "frozen", _frozen_variables).value
@@ -164,7 +174,8 @@ class Discriminator(nn.Module):
             head(each, label, train=train)
             for head, each in zip(heads, mix(maps, kernels), strict=True)
         ]
-        return jnp.concatenate(scores, axis=-1)
+        logits = jnp.concatenate(scores, axis=-1)
+        return logits if self.transitional else logits[:, 1]
 
 
 def _frozen_variables() -> dict[str, Any]:

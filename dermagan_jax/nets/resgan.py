@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from dermagan_jax.nets import layers
 from dermagan_jax.nets.dcgan import batch_norm, num_doublings
 
 EMBEDDING_SIZE = 64
+_CLASS_EMBEDDING = "class_embedding"
 MINIBATCH_GROUP = 4
 
 
@@ -27,8 +30,17 @@ def _mean_pool(x: jax.Array) -> jax.Array:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
-def _upsample(x: jax.Array) -> jax.Array:
-    return x.repeat(2, axis=1).repeat(2, axis=2)
+def upsample(x: jax.Array) -> jax.Array:
+    """Doubles the sides of [B, H, W, C] bilinearly: pixels that are repeated show as squares."""
+    for axis in (1, 2):
+        before, after = (jnp.take(x, _neighbours(x.shape[axis], by), axis) for by in (-1, 1))
+        x = jnp.stack([3 * x + before, 3 * x + after], axis=axis + 1) / 4
+        x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+    return x
+
+
+def _neighbours(size: int, by: int) -> np.ndarray:
+    return np.clip(np.arange(size) + by, 0, size - 1)
 
 
 class ConditionalNorm(nn.Module):
@@ -122,7 +134,10 @@ class Generator(nn.Module):
         code = z
         if label is not None:
             embed = nn.Dense(
-                EMBEDDING_SIZE, use_bias=False, kernel_init=nn.initializers.normal(1.0)
+                EMBEDDING_SIZE,
+                use_bias=False,
+                kernel_init=nn.initializers.normal(1.0),
+                name=_CLASS_EMBEDDING,
             )
             code = jnp.concatenate([z, embed(label)], axis=-1)
         code = code.astype(self.dtype)
@@ -136,10 +151,23 @@ class Generator(nn.Module):
             x = layers.UpsampleConv(features)(norm(x))
             for _ in range(self.convs):
                 x = layers.ConvSame(features)(norm(x))
-            x = x + _upsample(shortcut)
+            x = x + upsample(shortcut)
             if x.shape[1] == self.attention_size:
                 x = SelfAttention()(x)
-        return nn.tanh(layers.ConvUp(3, nn.initializers.normal(0.02))(norm(x)).astype(jnp.float32))
+        return nn.tanh(
+            layers.UpsampleConv(3, nn.initializers.normal(0.02))(norm(x)).astype(jnp.float32)
+        )
+
+
+def with_class_weight(params: Mapping[str, Any], weight: jax.Array) -> dict[str, Any]:
+    """Returns a generator's parameters with which a one-hot label counts as `weight` times itself.
+
+    Args:
+      params: of a conditional `Generator`.
+      weight: [] float32.
+    """
+    embedding = jax.tree.map(lambda kernel: weight * kernel, params[_CLASS_EMBEDDING])
+    return {**params, _CLASS_EMBEDDING: embedding}
 
 
 def minibatch_deviation(x: jax.Array, group: int) -> jax.Array:
