@@ -20,6 +20,28 @@ import ml_collections
 from ml_collections import config_dict
 
 
+def _real() -> ml_collections.ConfigDict:
+    real = ml_collections.ConfigDict()
+    real.share = 1.0  # Of each class's training images, whole lesions drawn by the seed.
+    real.repeated = 0.0  # Real images to show a second time, for each one.
+    real.extra_dir = ""  # A prepared set whose other training lesions are added.
+    real.seed = 0
+    return real
+
+
+def _synthetic() -> ml_collections.ConfigDict:
+    synthetic = ml_collections.ConfigDict()
+    synthetic.gan_workdir = ""  # Generate from this GAN's checkpoint …
+    synthetic.dir = ""  # … or read a folder of `dermagan generate`.
+    synthetic.per_class = 0  # Generated images a class …
+    synthetic.ratio = 0.0  # … or for each real image of the class.
+    synthetic.seed = 0
+    synthetic.only = False  # Leave the real images out.
+    synthetic.shuffle_labels = False  # As a control: images that teach nothing of classes.
+    synthetic.checkpoint_step = config_dict.placeholder(int)  # Unset: the latest.
+    return synthetic
+
+
 def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     """Returns the configuration of a variant: `paper`, `notebook`, `demo` or `smoke`."""
     config = ml_collections.ConfigDict()
@@ -28,20 +50,18 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     config.seed = 0
 
     config.model = ml_collections.ConfigDict()
+    config.model.network = "lesion_cnn"
+    config.model.image_size = 64  # That of the prepared set.
     config.model.dropout_rate = 0.2
 
-    config.synthetic = ml_collections.ConfigDict()
-    config.synthetic.gan_workdir = ""  # Generate from this GAN's checkpoint …
-    config.synthetic.dir = ""  # … or read a folder of `dermagan generate`.
-    config.synthetic.per_class = 0  # Generated images a class …
-    config.synthetic.ratio = 0.0  # … or for each real image of the class.
-    config.synthetic.seed = 0
-    config.synthetic.checkpoint_step = config_dict.placeholder(int)  # Unset: the latest.
+    config.real = _real()
+    config.synthetic = _synthetic()
 
     config.batch_size = 64
     config.num_steps = 2_463
     config.class_balanced = False  # Repeat images of small classes up to the largest.
     config.augmentation = "paper"  # "paper", "notebook" or "none".
+    config.mixing = "none"  # Or "mixup", "cutmix": train on mixtures of two images.
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 2e-4
     config.optimizer.b1 = 0.5

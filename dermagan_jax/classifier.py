@@ -12,7 +12,11 @@ from jax import lax
 
 from dermagan_jax import images, losses
 from dermagan_jax.augmentation import AugmentationPolicy, augment
+from dermagan_jax.lesions import NUM_CLASSES
+from dermagan_jax.mixing import Mixer
 from dermagan_jax.state import ClassifierState, Metrics, NetState, Params
+
+_MIX = 2  # Folded into a step's key; its two halves are the augmentation's and the dropout's.
 
 
 def train_step(
@@ -23,6 +27,7 @@ def train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     policy: AugmentationPolicy,
+    mixer: Mixer | None = None,
     axis_name: str | None = None,
 ) -> tuple[ClassifierState, Metrics]:
     """Augments a batch and takes one step on its cross-entropy.
@@ -34,16 +39,21 @@ def train_step(
       model: called as `(image, train=...)`, with the rng stream "dropout".
       tx: the optimizer.
       policy: classic augmentation of the images.
+      mixer: mixes each image with another, see `mixing`.
       axis_name: mapped axis over which loss, gradients and metrics are averaged.
 
     Returns:
-      The state after, and scalars: `loss` and `accuracy` on this augmented batch.
+      The state after, and scalars: `loss` and `accuracy` on this augmented batch; of mixtures, an
+      answer is right that names the image that the mixture began with.
     """
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
     augment_key, dropout_key = jax.random.split(key)
     image = augment(images.to_float(batch["image"]), augment_key, policy=policy)
     label = batch["label"]
+    target = jax.nn.one_hot(label, NUM_CLASSES)
+    if mixer is not None:
+        image, target = mixer(image, target, jax.random.fold_in(key, _MIX))
 
     def mean(tree: Any) -> Any:
         return tree if axis_name is None else lax.pmean(tree, axis_name)
@@ -56,7 +66,7 @@ def train_step(
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        return mean(losses.cross_entropy(logits, label)), (logits, stats)
+        return mean(losses.cross_entropy(logits, target)), (logits, stats)
 
     (loss, (logits, stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.net.params)
     updates, opt_state = tx.update(mean(gradients), state.net.opt_state, state.net.params)

@@ -14,19 +14,17 @@ from typing import Any, Self
 import jax
 import ml_collections
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from dermagan_jax import classifier, parallel, stepping
+from dermagan_jax import classifier, classifier_config, parallel, stepping
 from dermagan_jax.augmentation import find_policy
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data.pipeline import LabelledImages, eval_batches, train_batches
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.metrics import classification
-from dermagan_jax.nets.lesion_cnn import IMAGE_SIZE, LesionCNN
-from dermagan_jax.nets.precision import find_precision
+from dermagan_jax.mixing import find_mixer
 from dermagan_jax.profiling import Tracer
-from dermagan_jax.state import ClassifierState, NetState, create_classifier_state
+from dermagan_jax.state import ClassifierState, NetState
 from dermagan_jax.writers import MetricWriter, Progress
 
 # Purposes folded into a run's key, so that no two draws share one.
@@ -43,29 +41,31 @@ class Program:
     """
 
     def __init__(self, config: ml_collections.ConfigDict) -> None:
-        """Takes a configuration, see `configs/lesion_cnn.py`; nothing is compiled yet."""
+        """Takes a configuration, see `configs/lesion_cnn.py`; nothing is compiled yet.
+
+        Raises:
+          DermaganError: weights to start from are not there.
+        """
         self.config = config
         self.steps_on = functools.cache(self._compile)
         self.unstack = jax.jit(parallel.unstack)
-        model = LesionCNN(
-            dropout_rate=config.model.dropout_rate, dtype=find_precision(config.precision).dtype
+        model = classifier_config.make_model(config)
+        tx = classifier_config.make_optimizer(config)
+        self._weights = classifier_config.initial_weights(config)
+        self._create = jax.jit(partial(classifier_config.create_state, config=config))
+        self._step = partial(
+            classifier.train_step,
+            model=model,
+            tx=tx,
+            policy=find_policy(config.augmentation),
+            mixer=find_mixer(config.mixing),
         )
-        tx = optax.adam(
-            config.optimizer.learning_rate,
-            b1=config.optimizer.b1,
-            b2=config.optimizer.b2,
-            eps=config.optimizer.epsilon,
-        )
-        policy = find_policy(config.augmentation)
-        self._step = partial(classifier.train_step, model=model, tx=tx, policy=policy)
         self._eval_step = jax.jit(partial(classifier.eval_step, model=model))
-        self._create = jax.jit(
-            partial(create_classifier_state, model=model, tx=tx, image_size=IMAGE_SIZE)
-        )
 
     def create_state(self, key: jax.Array, mesh: Mesh) -> ClassifierState:
         """Initialises a classifier from a run's key."""
-        return parallel.replicate(self._create(jax.random.fold_in(key, _INIT)), mesh)
+        created = self._create(jax.random.fold_in(key, _INIT), self._weights)
+        return parallel.replicate(created, mesh)
 
     def _compile(self, mesh: Mesh) -> parallel.Steps:
         step = parallel.map_over_first_axis(self._step)
@@ -73,13 +73,19 @@ class Program:
 
     def evaluate(self, nets: Sequence[NetState], images: LabelledImages) -> list[dict[str, Any]]:
         """Scores networks; the logits and labels of each come from one pass."""
+        return [
+            classification.evaluate(logits, images.label) for logits in self.predict(nets, images)
+        ]
+
+    def predict(self, nets: Sequence[NetState], images: LabelledImages) -> list[np.ndarray]:
+        """Computes the [N, K] float32 logits of each network."""
         logits: list[list[np.ndarray]] = [[] for _ in nets]
         for batch, count in eval_batches(images, batch_size=self.config.batch_size):
             # All are asked before the first answer is read, so that their devices work at once.
             asked = [self._eval_step(net, batch["image"]) for net in nets]
             for rows, answer in zip(logits, asked, strict=True):
                 rows.append(np.asarray(answer)[:count])
-        return [classification.evaluate(np.concatenate(rows), images.label) for rows in logits]
+        return [np.concatenate(rows) for rows in logits]
 
 
 def _step_keys(keys: jax.Array, step: jax.Array) -> jax.Array:

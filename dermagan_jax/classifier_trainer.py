@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
-from dermagan_jax import figures, files, generated_images, parallel, synthesis, workdir
+from dermagan_jax import (
+    classifier_config,
+    figures,
+    files,
+    parallel,
+    training_set,
+    workdir,
+)
 from dermagan_jax.classifier_runs import Program, Run, train_side_by_side
-from dermagan_jax.data.pipeline import LabelledImages
 from dermagan_jax.data.training import TrainingData, open_for_training
-from dermagan_jax.errors import DermaganError, TrainingError
+from dermagan_jax.errors import TrainingError
 from dermagan_jax.lesions import CLASSES
-from dermagan_jax.nets.lesion_cnn import IMAGE_SIZE
+from dermagan_jax.metrics import classification
 from dermagan_jax.nets.precision import find_precision
 from dermagan_jax.profiling import Tracer, Window
 from dermagan_jax.seeds import SPLITS, summarise
+from dermagan_jax.training_set import TrainingSet
 from dermagan_jax.writers import METRICS_FILE, read_metrics
+
+PREDICTIONS = "predictions.npz"
+"""In a workdir: the [N, K] float32 logits of the splits `validation` and `test`, sorted by id."""
 
 
 def train(
@@ -34,8 +44,8 @@ def train(
 
     Args:
       config: see `configs/lesion_cnn.py`.
-      run_folder: the workdir: checkpoints, metrics.jsonl, tensorboard, figures, config.json and
-        summary.json are written here and nowhere else.
+      run_folder: the workdir: checkpoints, metrics.jsonl, tensorboard, figures, predictions.npz,
+        config.json and summary.json are written here and nowhere else.
       profile: steps to trace, into the workdir's `profile`.
 
     Returns:
@@ -88,12 +98,12 @@ def _train(
     config: ml_collections.ConfigDict, folders: Mapping[int, Path], tracer: Tracer
 ) -> dict[int, dict[str, Any]]:
     """Trains the seeds side by side, each into its folder; returns their summaries."""
-    _check(config)
+    classifier_config.check(config)
+    training_set.check(config)
     with find_precision(config.precision).applied(), contextlib.ExitStack() as opened_runs:
-        opened = open_for_training(config.data_dir, image_size=IMAGE_SIZE)
-        generated = _generated_images(config, opened)
-        data = opened.description() | {"generated": generated and _describe(generated)}
-        images = opened.train if generated is None else opened.train.joined(_plain(generated))
+        opened = open_for_training(config.data_dir, image_size=config.model.image_size)
+        chosen = training_set.assemble(config, opened)
+        data = opened.description() | dict(chosen.description)
         configs = {seed: config.to_dict() | {"seed": seed} for seed in folders}
         meshes = parallel.share_devices(len(folders), config.batch_size)
         for seed, folder in folders.items():
@@ -104,9 +114,9 @@ def _train(
             document = {"config": configs[seed], "data": data, "classes": list(CLASSES)}
             run = Run(program, mesh, seed=seed, folder=folder, document=document)
             runs.append(opened_runs.enter_context(run))
-        train_side_by_side(program, runs, images, opened.split("validation"), tracer)
+        train_side_by_side(program, runs, chosen.images, opened.split("validation"), tracer)
         finished = [run for run in runs if not run.error]
-        summaries = _summarise(program, finished, opened) if finished else {}
+        summaries = _summarise(program, finished, opened, chosen) if finished else {}
     errors = [f"seed {run.seed}: {run.error}" for run in runs if run.error]
     if errors:
         raise TrainingError("; ".join(errors))
@@ -114,82 +124,31 @@ def _train(
 
 
 def _summarise(
-    program: Program, runs: Sequence[Run], opened: TrainingData
+    program: Program, runs: Sequence[Run], opened: TrainingData, chosen: TrainingSet
 ) -> dict[int, dict[str, Any]]:
     """Scores the best checkpoint of each run; writes and returns the summaries, by seed."""
     nets = [run.best_net() for run in runs]
-    scores = {name: program.evaluate(nets, opened.split(name)) for name in SPLITS}
+    logits, scores = {}, {}
+    for name in SPLITS:
+        images = opened.split(name)
+        logits[name] = program.predict(nets, images)
+        scores[name] = [classification.evaluate(each, images.label) for each in logits[name]]
     summaries = {}
     for index, run in enumerate(runs):
-        data = run.document["data"]
-        generated = data["generated"]
         summary = summaries[run.seed] = {
             **{name: scores[name][index] for name in SPLITS},
-            "num_train_real": len(opened.train),
-            "num_train_generated": sum(generated["counts"].values()) if generated else 0,
+            "num_train_real": chosen.num_real,
+            "num_train_generated": len(chosen.images) - chosen.num_real,
             "num_steps": run.step,
             "best_step": run.checkpoints.best_step(),
             "num_params": sum(leaf.size for leaf in jax.tree.leaves(nets[index].params)),
-            "data": data,
+            "data": run.document["data"],
         }
         _draw(summary, run.folder)
+        with files.replacing(run.folder / PREDICTIONS) as partial, partial.open("wb") as file:
+            np.savez(file, validation=logits["validation"][index], test=logits["test"][index])
         files.write_json(run.folder / workdir.SUMMARY, summary)
     return summaries
-
-
-def _check(config: ml_collections.ConfigDict) -> None:
-    for name in ("batch_size", "num_steps", "log_every_steps", "eval_every_steps"):
-        if config[name] < 1:
-            raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
-    if not 0 <= config.model.dropout_rate < 1:
-        raise DermaganError(
-            f"config.model.dropout_rate is {config.model.dropout_rate}; give a value in [0, 1)"
-        )
-    synthetic = config.synthetic
-    if synthetic.gan_workdir and synthetic.dir:
-        raise DermaganError("config.synthetic: give gan_workdir or dir, not both")
-    if synthetic.per_class and synthetic.ratio:
-        raise DermaganError("config.synthetic: give per_class or ratio, not both")
-    asked = bool(synthetic.per_class or synthetic.ratio)
-    if asked and not (synthetic.gan_workdir or synthetic.dir):
-        raise DermaganError("config.synthetic: give gan_workdir or dir to take the images from")
-    if synthetic.gan_workdir and not asked:
-        raise DermaganError("config.synthetic: give per_class or ratio with gan_workdir")
-
-
-def _generated_images(
-    config: ml_collections.ConfigDict, opened: TrainingData
-) -> generated_images.Generated | None:
-    """Generates or reads the images to add; None where the configuration names none."""
-    synthetic = config.synthetic
-    if not (synthetic.gan_workdir or synthetic.dir):
-        return None
-    counts = {
-        name: synthetic.per_class or round(synthetic.ratio * real)
-        for name, real in opened.train.counts().items()
-    }
-    if synthetic.gan_workdir:
-        trained = synthesis.load_gan(Path(synthetic.gan_workdir), step=synthetic.checkpoint_step)
-        generated = synthesis.generate(trained, per_class=counts, seed=synthetic.seed)
-    else:
-        generated = generated_images.load_folder(Path(synthetic.dir))
-        if any(counts.values()):
-            generated = generated.first(counts)
-    generated.require_train_split(opened.report["split_hashes"]["train"])
-    return generated
-
-
-def _plain(generated: generated_images.Generated) -> LabelledImages:
-    return LabelledImages(generated.image, generated.label)
-
-
-def _describe(generated: generated_images.Generated) -> dict[str, Any]:
-    return {
-        "counts": _plain(generated).counts(),
-        "sha256": hashlib.sha256(generated.image.tobytes()).hexdigest(),
-        "seed": generated.provenance["seed"],
-        "checkpoint_step": generated.provenance["checkpoint_step"],
-    }
 
 
 def _draw(summary: Mapping[str, Any], folder: Path) -> None:

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dermagan_jax import images
+from dermagan_jax.classifier_config import LESION_CNN
 from dermagan_jax.data import prepared
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.metrics.feature_set import FeatureSet
-from dermagan_jax.nets import lesion_cnn, pretrained
+from dermagan_jax.nets import pretrained
 from dermagan_jax.nets.efficientnet_lite import EfficientNetLite0
 from dermagan_jax.nets.inception_v3 import InceptionV3
 from dermagan_jax.trained_classifier import load_classifier
@@ -172,8 +173,10 @@ def _in_domain(workdir: Path) -> Extractor:
     """The last hidden layer of a classifier of ours, at its best validation loss."""
     trained = load_classifier(workdir)
 
+    last = "Dense_1" if trained.network == LESION_CNN else "backbone"
+
     def is_last_hidden(module: nn.Module, _: str) -> bool:
-        return module.name == "Dense_1"
+        return module.name == last
 
     def apply(variables: Mapping, image: jax.Array) -> jax.Array:
         _, kept = trained.model.apply(
@@ -183,13 +186,13 @@ def _in_domain(workdir: Path) -> Extractor:
             capture_intermediates=is_last_hidden,
             mutable=["intermediates"],
         )
-        return nn.relu(kept["intermediates"]["Dense_1"]["__call__"][0])
+        return nn.relu(kept["intermediates"][last]["__call__"][0])
 
     return Extractor(
         "in_domain",
         "Last hidden layer of a classifier trained on this set's training split: it knows the "
         "training images, so that its signs of copying say little.",
-        lesion_cnn.IMAGE_SIZE,
+        trained.image_size,
         functools.partial(jax.jit(apply), trained.variables),
         trained.train_split_sha256,
     )

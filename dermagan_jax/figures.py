@@ -30,9 +30,8 @@ LINE_STYLES = ("-", "--", "-.", ":")
 
 _DPI = 150
 _WIDTH_INCHES = 6.0
-_INK = "#222222"
-_MUTED = "#666666"
-_TITLE_POINTS, _TEXT_POINTS, _NOTE_POINTS = 12, 10, 9
+INK, MUTED = "#222222", "#666666"
+_TITLE_POINTS, TEXT_POINTS, NOTE_POINTS = 12, 10, 9
 _TITLE_CHARACTERS = 60  # more do not fit the width
 _MARKER_LIMIT = 30  # longer series are lines alone
 _HATCH = "////"
@@ -62,7 +61,7 @@ def class_counts(
     total = sum(counts.values())
     if total <= 0 or min(counts.values()) < 0:
         raise ValueError(f"counts must be non-negative and not all zero, got {dict(counts)}")
-    figure, axes = _new_figure(title, height_inches=3.8, phantom=phantom)
+    figure, axes = new_figure(title, height_inches=3.8, phantom=phantom)
     wedges, _ = axes.pie(
         list(counts.values()),
         colors=_class_colours(list(counts)),
@@ -78,9 +77,9 @@ def class_counts(
         bbox_to_anchor=(1.0, 0.5),
         frameon=False,
         labelspacing=0.9,
-        fontsize=_TEXT_POINTS,
+        fontsize=TEXT_POINTS,
     )
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def split_counts(
@@ -116,7 +115,7 @@ def split_counts(
         raise ValueError(f"every split needs the same classes, got {dict(counts)}")
     if generated and ("train" not in counts or not set(generated) <= set(classes)):
         raise ValueError(f"generated images need a train split with their classes: {generated}")
-    figure, axes = _new_figure(title, height_inches=4.2, phantom=phantom)
+    figure, axes = new_figure(title, height_inches=4.2, phantom=phantom)
     _plain_axes(axes)
     spacing = 0.84 / len(classes)
     for index, (name, colour) in enumerate(zip(classes, _class_colours(classes), strict=True)):
@@ -128,12 +127,12 @@ def split_counts(
             x, added, 0.92 * spacing, bottom=real, color="white", edgecolor=colour, hatch=_HATCH
         )
         for place, total in zip(x, real + added, strict=True):
-            axes.text(place, total, f"{total:,}", ha="center", va="bottom", fontsize=_NOTE_POINTS)
+            axes.text(place, total, f"{total:,}", ha="center", va="bottom", fontsize=NOTE_POINTS)
     _legend_above(axes, with_generated=bool(generated))
     axes.set_xticks(range(len(splits)), splits)
-    axes.set_ylabel("images", fontsize=_TEXT_POINTS)
+    axes.set_ylabel("images", fontsize=TEXT_POINTS)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def confusion_matrix(
@@ -164,7 +163,7 @@ def confusion_matrix(
     if cells.shape != (size, size) or size == 0 or (cells < 0).any():
         raise ValueError(f"matrix must be [{size}, {size}] counts, got shape {cells.shape}")
     shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
-    figure, axes = _new_figure(title, height_inches=5.0, phantom=phantom)
+    figure, axes = new_figure(title, height_inches=5.0, phantom=phantom)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(size, size):
         axes.text(
@@ -173,17 +172,17 @@ def confusion_matrix(
             f"{cells[row, column]:,}\n{shares[row, column]:.0%}",
             ha="center",
             va="center",
-            fontsize=_TEXT_POINTS,
-            color="white" if shares[row, column] > 0.55 else _INK,
+            fontsize=TEXT_POINTS,
+            color="white" if shares[row, column] > 0.55 else INK,
         )
     names = [_words(name).replace(" ", "\n") for name in classes]
-    axes.set_xticks(range(size), names, fontsize=_TEXT_POINTS)
-    axes.set_yticks(range(size), names, fontsize=_TEXT_POINTS)
+    axes.set_xticks(range(size), names, fontsize=TEXT_POINTS)
+    axes.set_yticks(range(size), names, fontsize=TEXT_POINTS)
     axes.tick_params(length=0)
-    axes.set_xlabel("predicted class", fontsize=_TEXT_POINTS)
-    axes.set_ylabel("true class", fontsize=_TEXT_POINTS)
+    axes.set_xlabel("predicted class", fontsize=TEXT_POINTS)
+    axes.set_ylabel("true class", fontsize=TEXT_POINTS)
     axes.spines[:].set_visible(False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def curves(
@@ -214,7 +213,7 @@ def curves(
     """
     if not series:
         raise ValueError("curves needs at least one series")
-    figure, axes = _new_figure(title, height_inches=3.6, phantom=phantom)
+    figure, axes = new_figure(title, height_inches=3.6, phantom=phantom)
     _plain_axes(axes)
     for index, (name, (steps, values)) in enumerate(series.items()):
         if len(steps) != len(values):
@@ -229,10 +228,10 @@ def curves(
             linewidth=1.8,
             label=name,
         )
-    axes.set_xlabel(xlabel, fontsize=_TEXT_POINTS)
-    axes.set_ylabel(ylabel, fontsize=_TEXT_POINTS)
-    axes.legend(frameon=False, fontsize=_TEXT_POINTS)
-    return _save(figure, path)
+    axes.set_xlabel(xlabel, fontsize=TEXT_POINTS)
+    axes.set_ylabel(ylabel, fontsize=TEXT_POINTS)
+    axes.legend(frameon=False, fontsize=TEXT_POINTS)
+    return save(figure, path)
 
 
 def intervals(
@@ -262,7 +261,7 @@ def intervals(
     groups = list(next(iter(series.values()), {}))
     if not groups or any(list(values) != groups for values in series.values()):
         raise ValueError(f"every series needs the same groups, got {dict(series)}")
-    figure, axes = _new_figure(title, height_inches=3.6, phantom=phantom)
+    figure, axes = new_figure(title, height_inches=3.6, phantom=phantom)
     _plain_axes(axes)
     for index, (name, values) in enumerate(series.items()):
         offset = (index - (len(series) - 1) / 2) * 0.3
@@ -283,21 +282,21 @@ def intervals(
             label=name,
         )
     axes.set_xticks(range(len(groups)), [_words(name).replace(" ", "\n") for name in groups])
-    axes.set_ylabel(ylabel, fontsize=_TEXT_POINTS)
-    axes.legend(frameon=False, fontsize=_TEXT_POINTS)
-    return _save(figure, path)
+    axes.set_ylabel(ylabel, fontsize=TEXT_POINTS)
+    axes.legend(frameon=False, fontsize=TEXT_POINTS)
+    return save(figure, path)
 
 
-def _new_figure(title: str, *, height_inches: float, phantom: bool) -> tuple[Figure, Axes]:
+def new_figure(title: str, *, height_inches: float, phantom: bool) -> tuple[Figure, Axes]:
     """Returns a figure with one empty axes, its title, and the phantom note where asked."""
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(_WIDTH_INCHES, height_inches), dpi=_DPI, layout=layout)
     axes = figure.add_subplot()
     heading = f"{title} (phantom)" if phantom else title
     heading = textwrap.fill(heading, _TITLE_CHARACTERS)
-    figure.suptitle(heading, fontsize=_TITLE_POINTS, fontweight="bold", color=_INK)
+    figure.suptitle(heading, fontsize=_TITLE_POINTS, fontweight="bold", color=INK)
     if phantom:
-        figure.supxlabel(images.PHANTOM_NOTE, fontsize=_NOTE_POINTS, color=_MUTED)
+        figure.supxlabel(images.PHANTOM_NOTE, fontsize=NOTE_POINTS, color=MUTED)
     return figure, axes
 
 
@@ -306,21 +305,21 @@ def _plain_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=_TEXT_POINTS)
+    axes.tick_params(labelsize=TEXT_POINTS)
 
 
 def _legend_above(axes: Axes, *, with_generated: bool) -> None:
     """Names the classes above the bars, where it covers none, and what the hatching means."""
     handles, _ = axes.get_legend_handles_labels()
     if with_generated:
-        handles.append(Patch(facecolor="white", edgecolor=_INK, hatch=_HATCH, label="generated"))
+        handles.append(Patch(facecolor="white", edgecolor=INK, hatch=_HATCH, label="generated"))
     axes.legend(
         handles=handles,
         loc="lower center",
         bbox_to_anchor=(0.5, 1.02),
         ncols=3,
         frameon=False,
-        fontsize=_NOTE_POINTS,
+        fontsize=NOTE_POINTS,
     )
 
 
@@ -337,7 +336,7 @@ def _words(class_name: str) -> str:
     return class_name.replace("_", " ")
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
+def save(figure: Figure, path: str | Path) -> Path:
     """Draws the figure and writes its pixels: no version or date gets into the file."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -107,9 +107,9 @@ def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
 
     Args:
       logits: [B, K] float.
-      label: [B] int in [0, K).
+      label: [B, K] float, probabilities of the classes.
 
     Returns:
       [] float; log K where every logit is equal.
     """
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+    return optax.softmax_cross_entropy(logits, label).mean()

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import optax
+import flax.linen as nn
 
+from dermagan_jax import classifier_config
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.nets.lesion_cnn import IMAGE_SIZE, LesionCNN
-from dermagan_jax.state import create_classifier_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +20,16 @@ class TrainedClassifier:
 
     Attributes:
       model: the module, called as `(image, train=...)`.
+      network: its name in `classifier_config.NETWORKS`.
+      image_size: side in pixels of the images that it takes.
       variables: its `params` and `batch_stats`.
       step: the checkpoint's step.
       train_split_sha256: content hash of the training split that it was trained on.
     """
 
-    model: LesionCNN
+    model: nn.Module
+    network: str
+    image_size: int
     variables: Mapping[str, Any]
     step: int
     train_split_sha256: str
@@ -46,9 +48,13 @@ def load_classifier(workdir: Path) -> TrainedClassifier:
             raise DermaganError(
                 f"{workdir}: is not a classifier's workdir; name one that train_classifier.py made"
             )
-        model = LesionCNN()
-        fresh = create_classifier_state(
-            jax.random.key(0), model=model, tx=optax.adam(1e-3), image_size=IMAGE_SIZE
-        )
-        variables = checkpoints.restore_state(fresh, step).net.variables
-    return TrainedClassifier(model, variables, step, config["data"]["train_split_sha256"])
+        stored = checkpoints.restore_arrays(step, "state")["net"]
+    run = config["config"]
+    return TrainedClassifier(
+        model=classifier_config.make_model(run),
+        network=classifier_config.network(run),
+        image_size=classifier_config.image_size(run),
+        variables={"params": stored["params"], "batch_stats": stored.get("batch_stats") or {}},
+        step=step,
+        train_split_sha256=config["data"]["train_split_sha256"],
+    )

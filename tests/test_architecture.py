@@ -18,7 +18,7 @@ PACKAGE = "dermagan_jax"
 # From the top down: a module imports from its own row or from a lower one. A package stands for all
 # the modules in it, unless one of them is named by itself.
 LAYERS = (
-    ("train_gan", "train_classifier", "cli", "__main__", "demo"),
+    ("train_gan", "train_classifier", "cli", "commands", "__main__", "demo"),
     ("study",),
     ("gan_trainer", "pretraining", "watching", "classifier_trainer", "classifier_runs", "launch"),
     (
@@ -28,13 +28,24 @@ LAYERS = (
             "generated_images",
             "latent_walks",
             "trained_classifier",
+            "training_set",
             "workdir",
             "writers",
         ),
     ),
-    ("gan", "gan_config", "classifier"),
+    ("gan", "gan_config", "classifier", "classifier_config"),
     ("state", "rules", "parallel", "stepping", "profiling", "seeds"),
-    ("nets", "losses", "augmentation", "diffaugment", "ada", "metrics", "figures", "alarms"),
+    (
+        "nets",
+        "losses",
+        "augmentation",
+        "mixing",
+        "diffaugment",
+        "ada",
+        "metrics",
+        "figures",
+        "alarms",
+    ),
     ("images", "files", "lesions", "errors", ""),
 )
 
@@ -52,7 +63,7 @@ ONLY_IN = {
     "tensorflow": ("data",),
     "tensorflow_datasets": ("data",),
     "orbax": ("checkpoints",),
-    "argparse": ("cli", "__main__"),
+    "argparse": ("cli", "commands", "__main__"),
     "ml_collections": (*LAYERS[0], *LAYERS[1], *LAYERS[2]),
     "pickle": (),
 }

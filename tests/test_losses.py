@@ -62,5 +62,5 @@ def test_gradient_penalty_of_a_score_by_hand() -> None:
 def test_cross_entropy_by_hand() -> None:
     logits = jnp.log(jnp.array([[1.0, 2.0, 1.0, 4.0], [5.0, 1.0, 1.0, 1.0]]))
     expected = -(math.log(4 / 8) + math.log(5 / 8)) / 2
-    ours = losses.cross_entropy(logits, jnp.array([3, 0]))
+    ours = losses.cross_entropy(logits, jax.nn.one_hot(jnp.array([3, 0]), 4))
     assert float(ours) == pytest.approx(expected, rel=1e-6)

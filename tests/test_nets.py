@@ -200,7 +200,7 @@ def test_cnn_and_its_adam_step_equal_keras() -> None:
     def step(params: Any) -> tuple[jax.Array, jax.Array, Any, Any]:
         def loss_fn(params: Any) -> tuple[jax.Array, jax.Array]:
             logits = model.apply({"params": params}, image, train=False)
-            return losses.cross_entropy(logits, jnp.asarray(expected["labels"])), logits
+            return losses.cross_entropy(logits, jax.nn.one_hot(expected["labels"], 4)), logits
 
         (loss, logits), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, _ = tx.update(gradients, tx.init(params), params)

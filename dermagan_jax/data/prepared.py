@@ -119,7 +119,7 @@ def audit(data_dir: Path, report: Mapping[str, Any] | None = None) -> None:
       LeakError: when two splits share something; names the images.
     """
     report = load_report(data_dir) if report is None else report
-    rows = _manifest(data_dir)
+    rows = read_manifest(data_dir)
     for column in _NEVER_SHARED:
         _require_disjoint(data_dir, rows, column)
     if report["leaky"]:
@@ -168,8 +168,8 @@ def require_unseen(trained_on: Path, train_split_sha256: str, data_dir: Path) ->
             f"{trained_on}: is not the set that the weights were trained on ({found[:12]}… here, "
             f"{train_split_sha256[:12]}… there); put that set back to have it checked"
         )
-    theirs = [row for row in _manifest(trained_on) if row["split"] == "train"]
-    ours = [row for row in _manifest(data_dir) if row["split"] in ("validation", "test")]
+    theirs = [row for row in read_manifest(trained_on) if row["split"] == "train"]
+    ours = [row for row in read_manifest(data_dir) if row["split"] in ("validation", "test")]
     for column in (*_NEVER_SHARED, "lesion_id"):
         seen = {row[column]: row["image_id"] for row in theirs if row[column]}
         shared = [row for row in ours if row[column] in seen]
@@ -182,7 +182,12 @@ def require_unseen(trained_on: Path, train_split_sha256: str, data_dir: Path) ->
             )
 
 
-def _manifest(data_dir: Path) -> list[dict[str, str]]:
+def read_manifest(data_dir: Path) -> list[dict[str, str]]:
+    """Reads splits.csv: a row for each image, of the columns in `MANIFEST_COLUMNS`.
+
+    Raises:
+      DermaganError: it cannot be read.
+    """
     path = data_dir / MANIFEST
     try:
         with path.open(newline="") as file:

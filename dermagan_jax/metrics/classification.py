@@ -73,6 +73,29 @@ def _class_scores(
     }
 
 
+def sensitivity_at(
+    logits: np.ndarray, labels: np.ndarray, label: int, *, specificity: float
+) -> float | None:
+    """Finds a class's sensitivity where its specificity is at least a given one.
+
+    Args:
+      logits: [N, K] float, finite.
+      labels: [N] int in [0, K).
+      label: the class.
+      specificity: the least specificity, in (0, 1].
+
+    Returns:
+      The highest sensitivity of any threshold on the class's probability with that specificity on
+      these same images; None where all or none are of the class.
+    """
+    positive = labels == label
+    if positive.all() or not positive.any():
+        return None
+    false_positives, sensitivity, _ = metrics.roc_curve(positive, _log_odds(logits, label))
+    # The curve starts at no positives at all, so there is always one.
+    return float(sensitivity[false_positives <= 1 - specificity + 1e-12].max())
+
+
 def evaluate(
     logits: ArrayLike,
     labels: ArrayLike,

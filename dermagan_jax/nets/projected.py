@@ -108,7 +108,8 @@ class Head(nn.Module):
         logits = layer(nn.Dense(1, dtype=self.dtype), x)[..., 0].astype(jnp.float32)
         conditional = logits
         if label is not None:
-            embed = nn.Dense(self.features, use_bias=False, kernel_init=nn.initializers.normal(1.0))
+            # From 0: what random classes would ask of the generator takes long to unlearn.
+            embed = nn.Dense(self.features, use_bias=False, kernel_init=nn.initializers.zeros)
             match = jnp.einsum("bhwc,bc->bhw", x.astype(jnp.float32), embed(label))
             conditional = logits + match / math.sqrt(self.features)
         return jnp.stack([logits, conditional], axis=1).reshape(x.shape[0], 2, -1)

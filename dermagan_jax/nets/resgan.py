@@ -16,9 +16,12 @@ from jax.typing import DTypeLike
 from dermagan_jax.nets import layers
 from dermagan_jax.nets.dcgan import batch_norm, num_doublings
 
-EMBEDDING_SIZE = 64
 _CLASS_EMBEDDING = "class_embedding"
 MINIBATCH_GROUP = 4
+
+
+def _identity(_: jax.Array, shape: tuple[int, int], dtype: DTypeLike) -> jax.Array:
+    return jnp.eye(*shape, dtype=dtype)
 
 
 def _leaky(x: jax.Array) -> jax.Array:
@@ -133,11 +136,10 @@ class Generator(nn.Module):
         channels = [min(self.width << step, self.max_width) for step in range(doublings)][::-1]
         code = z
         if label is not None:
+            # One number a class: a wide embedding adds up many weights' steps, so that classes move
+            # before latents do, and on a few hundred images each ends in one image.
             embed = nn.Dense(
-                EMBEDDING_SIZE,
-                use_bias=False,
-                kernel_init=nn.initializers.normal(1.0),
-                name=_CLASS_EMBEDDING,
+                label.shape[1], use_bias=False, kernel_init=_identity, name=_CLASS_EMBEDDING
             )
             code = jnp.concatenate([z, embed(label)], axis=-1)
         code = code.astype(self.dtype)
@@ -148,7 +150,7 @@ class Generator(nn.Module):
         x = nn.Dense(16 * channels[0], dtype=self.dtype)(code).reshape(-1, 4, 4, channels[0])
         for features in channels[1:]:
             shortcut = nn.Dense(features, use_bias=False, dtype=self.dtype)(x)
-            x = layers.UpsampleConv(features)(norm(x))
+            x = layers.ConvSame(features)(upsample(norm(x)))
             for _ in range(self.convs):
                 x = layers.ConvSame(features)(norm(x))
             x = x + upsample(shortcut)
@@ -278,7 +280,8 @@ class Discriminator(nn.Module):
         unconditional = dense(1, feature).astype(jnp.float32)
         if label is None:
             return unconditional[:, 0]
-        key = nn.Dense(channels[-1], use_bias=False, kernel_init=nn.initializers.normal(1.0))(label)
+        # From 0: what random classes would ask of the generator takes long to unlearn.
+        key = nn.Dense(channels[-1], use_bias=False, kernel_init=nn.initializers.zeros)(label)
         match = (feature * key).sum(axis=-1, keepdims=True) / math.sqrt(channels[-1])
         conditional = unconditional + match
         if self.transitional:

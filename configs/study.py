@@ -1,0 +1,52 @@
+r"""A study: do generated images help a classifier on your data, and how sure is that?
+
+    dermagan study --config configs/study.py --data data/bcn500 --out runs/study
+
+Variants:
+  default: all arms but A9, with the paper's CNN; 3 GANs and 3 classifiers of each arm.
+  smoke: two GANs and two classifiers of a few steps, to see that everything runs.
+
+A study goes on where it was stopped; what is finished is never made twice, and several processes
+may work on one folder.
+
+Cost and result: see docs/results.md.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs import lesion_cnn, resgan
+
+
+def get_config(variant: str = "default") -> ml_collections.ConfigDict:
+    """Returns the configuration of a variant: `default` or `smoke`."""
+    if variant not in ("default", "smoke"):
+        raise ValueError(f"unknown variant {variant!r}; known: default, smoke")
+    config = ml_collections.ConfigDict()
+    config.variant = variant
+    config.data_dir = ""  # A prepared data set; --data sets it.
+
+    # The arms, by what study/arms.py calls them; A1 is the reference.
+    config.arms = ("A0", "A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A10")
+    config.ratios = (0.25, 0.5, 1.0, 2.0, 5.0)  # A4: generated for each real image.
+    # A5: "realistic=SHARE", "agreed" (with a classifier of A1) or "no_copies".
+    config.filters = ("realistic=0.5", "agreed", "no_copies")
+    config.real_shares = (0.1, 0.25, 0.5)  # A10: of the real images.
+    config.more_real_dir = ""  # A9: a larger prepared set of the same archives.
+
+    config.gan_seeds = (0, 1, 2)
+    config.classifier_seeds = (0, 1, 2)
+    config.margin = 0.02  # A difference in balanced accuracy that would matter.
+
+    config.gan = resgan.get_config()
+    config.classifier = lesion_cnn.get_config()
+
+    if variant == "smoke":
+        config.gan = resgan.get_config("smoke")
+        config.classifier = lesion_cnn.get_config("smoke")
+        config.gan_seeds = config.classifier_seeds = (0, 1)
+        config.ratios = (0.5, 1.0)
+        config.filters = ("realistic=0.5", "agreed")
+        config.real_shares = (0.5,)
+    return config

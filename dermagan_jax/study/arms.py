@@ -1,0 +1,157 @@
+"""The arms of a study: what each trains a classifier on. All have the same budget of steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import ml_collections
+
+from dermagan_jax.errors import DermaganError
+
+REFERENCE = "A1"
+GENERATED, FILTERED = "A4", "A5"
+NEGATIVE_CONTROL = "A8"
+
+FAMILIES: Mapping[str, str] = MappingProxyType(
+    {
+        "A0": "real images",
+        "A1": "real images, classic augmentation",
+        "A2": "as A1, real images repeated up to A4's number",
+        "A3": "as A1, mixtures of two images",
+        "A4": "as A1, and generated images",
+        "A5": "as A4, those that pass a filter",
+        "A6": "as A4, a random choice of A5's number",
+        "A7": "generated images alone",
+        "A8": "as A4, labels of the generated images shuffled",
+        "A9": "as A1, and more real images",
+        "A10": "fewer real images, with and without generated ones",
+    }
+)
+"""What each family of arms is trained on, by its name in a configuration."""
+
+# Which images of a GAN an arm takes.
+ALL, PASSED, DISCARDED = "all", "passed", "discarded"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to train the classifier.
+
+    Attributes:
+      name: short and unique, such as `A4 x0.5`.
+      family: its name in `FAMILIES`.
+      title: one line for a reader.
+      changes: fields of the classifier's configuration, by dotted name, that are this arm's own.
+      ratio: generated images for each real one of the class; 0 for an arm without a GAN.
+      images: which of the GAN's images: `ALL`, `PASSED` by the filter, or a random choice of their
+        number.
+      filter: the filter of `PASSED` and `DISCARDED`.
+    """
+
+    name: str
+    family: str
+    title: str
+    changes: Mapping[str, Any] = MappingProxyType({})
+    ratio: float = 0.0
+    images: str = ALL
+    filter: str = ""
+
+    @property
+    def needs_gan(self) -> bool:
+        """Whether each GAN seed makes a cell of its own."""
+        return self.ratio > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What validation has chosen so far; None where that is not known yet.
+
+    Attributes:
+      ratio: of A4, which the arms after it keep.
+      filter: of A5, which A6 keeps.
+    """
+
+    ratio: float | None = None
+    filter: str | None = None
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses a study whose arms cannot be made.
+
+    Raises:
+      DermaganError: naming the field.
+    """
+    for name in config.arms:
+        if name not in FAMILIES:
+            raise DermaganError(
+                f"config.arms names {name!r}; known: {', '.join(map(repr, FAMILIES))}"
+            )
+    wanted = set(config.arms)
+    if REFERENCE not in wanted:
+        raise DermaganError(f"config.arms lacks {REFERENCE!r}, with which all are compared")
+    needs = {
+        "A2": GENERATED,
+        "A5": GENERATED,
+        "A6": FILTERED,
+        "A7": GENERATED,
+        "A8": GENERATED,
+    }
+    for name, other in needs.items():
+        if name in wanted and other not in wanted:
+            raise DermaganError(f"config.arms has {name!r} and lacks {other!r}, whose size it has")
+    if GENERATED in wanted and not (config.ratios and min(config.ratios) > 0):
+        raise DermaganError("config.ratios: give numbers above 0")
+    if FILTERED in wanted and not config.filters:
+        raise DermaganError(f"config.filters is empty, and config.arms has {FILTERED!r}")
+    if "A9" in wanted and not config.more_real_dir:
+        raise DermaganError("config.more_real_dir is empty, and config.arms has 'A9'")
+    if not all(0 < share < 1 for share in config.real_shares):
+        raise DermaganError("config.real_shares: give shares between 0 and 1")
+
+
+def known_arms(config: ml_collections.ConfigDict, chosen: Chosen) -> list[Arm]:
+    """Lists the arms that can be run by now, in the order of a report.
+
+    Args:
+      config: the study's.
+      chosen: what validation has chosen so far.
+    """
+    wanted = set(config.arms)
+    return [arm for arm in _arms(config, chosen) if arm.family in wanted]
+
+
+def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
+    yield Arm("A0", "A0", FAMILIES["A0"], {"augmentation": "none"})
+    yield Arm("A1", "A1", FAMILIES["A1"])
+    for mixing in ("mixup", "cutmix"):
+        yield Arm(f"A3 {mixing}", "A3", f"as A1, {mixing}", {"mixing": mixing})
+    for ratio in config.ratios:
+        yield Arm(f"A4 x{ratio:g}", "A4", f"as A1, and {ratio:g} generated a real one", ratio=ratio)
+    if chosen.ratio is not None:
+        yield from _at_ratio(config, chosen, chosen.ratio)
+    yield Arm("A9", "A9", FAMILIES["A9"], {"real.extra_dir": config.more_real_dir})
+    for share in config.real_shares:
+        yield Arm(f"A10 {share:.0%}", "A10", f"{share:.0%} of the real", {"real.share": share})
+        if chosen.ratio is not None and GENERATED in config.arms:
+            yield Arm(
+                f"A10 {share:.0%} + generated",
+                "A10",
+                f"{share:.0%} of the real, and {chosen.ratio:g} generated for each of all",
+                {"real.share": share},
+                ratio=chosen.ratio,
+            )
+
+
+def _at_ratio(config: ml_collections.ConfigDict, chosen: Chosen, ratio: float) -> Iterator[Arm]:
+    """Yields the arms that follow from A4's ratio."""
+    yield Arm("A2", "A2", f"as A1, {ratio:g} repeated a real one", {"real.repeated": ratio})
+    for name in config.filters:
+        yield Arm(f"A5 {name}", "A5", f"as A4, those that pass {name}", {}, ratio, PASSED, name)
+    if chosen.filter is not None:
+        title = f"as A4, as many as pass {chosen.filter}, at random"
+        yield Arm("A6", "A6", title, {}, ratio, DISCARDED, chosen.filter)
+    yield Arm("A7", "A7", FAMILIES["A7"], {"synthetic.only": True}, ratio)
+    yield Arm("A8", "A8", FAMILIES["A8"], {"synthetic.shuffle_labels": True}, ratio)

@@ -1,0 +1,345 @@
+"""Runs the cells of a study: GANs, their images, and the classifiers of each arm."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from dermagan_jax import (
+    choosing,
+    classifier_trainer,
+    gan_trainer,
+    generated_images,
+    synthesis,
+    workdir,
+)
+from dermagan_jax import features as extractors
+from dermagan_jax.data import prepared
+from dermagan_jax.data.training import open_for_training
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.generated_images import Generated
+from dermagan_jax.lesions import CLASSES
+from dermagan_jax.metrics import classification
+from dermagan_jax.study import cells
+from dermagan_jax.study.arms import (
+    ALL,
+    DISCARDED,
+    FILTERED,
+    GENERATED,
+    REFERENCE,
+    Arm,
+    Chosen,
+    known_arms,
+)
+
+POOL_SEED = 0
+WAIT_SECONDS = 5.0
+FILTERS = ("realistic=SHARE", "agreed", "no_copies")
+
+_logger = logging.getLogger("dermagan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The classifiers of one arm and one GAN, a classifier seed each.
+
+    Attributes:
+      arm: what they are trained on.
+      gan_seed: of the GAN; None for an arm without one.
+    """
+
+    arm: Arm
+    gan_seed: int | None
+
+    def __str__(self) -> str:
+        return self.arm.name if self.gan_seed is None else f"{self.arm.name}, GAN {self.gan_seed}"
+
+
+class Runner:
+    """Makes what is missing in a study's folder, alone or beside other processes.
+
+    Attributes:
+      config: the study's.
+      out: its folder.
+      opened: the prepared set.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, out: Path) -> None:
+        """Opens the prepared set.
+
+        Raises:
+          DermaganError: bad input.
+        """
+        self.config = config
+        self.out = out
+        self.opened = open_for_training(
+            config.data_dir, image_size=config.classifier.model.image_size
+        )
+        self._hashes = self.opened.report["split_hashes"]
+        for name in config.filters:
+            _parse_filter(name)
+
+    def run(self) -> tuple[list[Arm], Chosen]:
+        """Makes all cells; returns the arms, and what validation chose on the way."""
+        chosen = Chosen()
+        while True:
+            arms = known_arms(self.config, chosen)
+            self._finish(list(self._cells(arms)))
+            following = self._choose(arms, chosen)
+            if following == chosen:
+                return arms, chosen
+            chosen = following
+
+    def logits(self, arm: Arm, split: str) -> np.ndarray:
+        """Reads what the classifiers of a finished arm say: [G, C, N, K] float32.
+
+        Args:
+          arm: the arm.
+          split: `validation` or `test`; images are in the order of their ids.
+        """
+        found = []
+        for cell in self._cells([arm]):
+            folder = self._made_folder(cell)
+            rows = []
+            for seed in self.config.classifier_seeds:
+                path = workdir.seed_folder(folder, seed) / classifier_trainer.PREDICTIONS
+                with np.load(path, allow_pickle=False) as arrays:
+                    rows.append(arrays[split])
+            found.append(np.stack(rows))
+        return np.stack(found)
+
+    def num_generated(self, arm: Arm) -> list[dict[str, int] | None]:
+        """Returns a finished arm's generated images, by class, for each GAN."""
+        seed = self.config.classifier_seeds[0]
+        found: list[dict[str, int] | None] = []
+        for cell in self._cells([arm]):
+            path = workdir.seed_folder(self._made_folder(cell), seed) / workdir.SUMMARY
+            generated = json.loads(path.read_text())["data"]["generated"]
+            found.append(generated and generated["counts"])
+        return found
+
+    def _cells(self, arms: Sequence[Arm]) -> Iterator[Cell]:
+        for arm in arms:
+            seeds = self.config.gan_seeds if arm.needs_gan else [None]
+            yield from (Cell(arm, seed) for seed in seeds)
+
+    def _made_folder(self, cell: Cell) -> Path:
+        folder = self._cell_folder(cell)
+        if folder is None:
+            raise DermaganError(f"{self.out}: the cell {cell} is gone; run the study again")
+        return folder
+
+    def _finish(self, pending: list[Cell]) -> None:
+        """Makes cells until all are there; those that another process makes are waited for."""
+        total = len(pending)
+        while pending:
+            left: list[Cell] = []
+            for cell in pending:
+                if self._make_cell(cell):
+                    _logger.info("study: %d of %d, %s", total - len(left), total, cell)
+                else:
+                    left.append(cell)
+            if left and len(left) == len(pending):
+                _logger.info("study: waiting for another process: %s", left[0])
+                time.sleep(WAIT_SECONDS)
+            pending = left
+
+    def _once(self, name: str, is_made: Callable[[], bool], make: Callable[[], object]) -> bool:
+        """Makes a part unless it is there; returns False while another process makes it."""
+        if is_made():
+            return True
+        with cells.claimed(self.out, name) as ours:
+            if ours and not is_made():
+                make()
+        return is_made()
+
+    def _make_cell(self, cell: Cell) -> bool:
+        images = self._images(cell)
+        if cell.arm.needs_gan and images is None:
+            return False
+        config = self._cell_config(cell, images)
+        folder = self._cell_path(config, images)
+        seeds = list(self.config.classifier_seeds)
+
+        def is_made() -> bool:
+            return all(
+                (workdir.seed_folder(folder, seed) / workdir.SUMMARY).is_file() for seed in seeds
+            )
+
+        return self._once(
+            f"cell-{folder.name}",
+            is_made,
+            lambda: classifier_trainer.train_seeds(config, seeds, folder),
+        )
+
+    def _cell_folder(self, cell: Cell) -> Path | None:
+        """Returns where a cell is; None while its images are not there."""
+        images = self._images(cell)
+        if cell.arm.needs_gan and images is None:
+            return None
+        return self._cell_path(self._cell_config(cell, images), images)
+
+    def _cell_path(self, config: ml_collections.ConfigDict, images: Path | None) -> Path:
+        extra = config.real.extra_dir
+        name = cells.key(
+            config,
+            splits=self._hashes,
+            images=images and images.name,
+            extra=extra and prepared.load_report(Path(extra))["split_hashes"],
+        )
+        return self.out / "cells" / name
+
+    def _cell_config(self, cell: Cell, images: Path | None) -> ml_collections.ConfigDict:
+        config = self.config.classifier.copy_and_resolve_references()
+        config.data_dir = self.config.data_dir
+        config.update_from_flattened_dict(dict(cell.arm.changes))
+        if images is not None:
+            config.synthetic.dir = str(images)
+            # Chosen images are all used, the pool as far as the ratio goes.
+            config.synthetic.ratio = cell.arm.ratio if cell.arm.images == ALL else 0.0
+        return config
+
+    def _gan(self, seed: int) -> Path | None:
+        """Returns the workdir of a finished GAN; None while another process trains it."""
+        config = self.config.gan.copy_and_resolve_references()
+        config.seed, config.data_dir = seed, self.config.data_dir
+        name = cells.key(config, splits=self._hashes, seed=seed)
+        folder = self.out / "gans" / name
+
+        def is_made() -> bool:
+            return (folder / workdir.SUMMARY).is_file()
+
+        made = self._once(f"gan-{name}", is_made, lambda: gan_trainer.train(config, folder))
+        return folder if made else None
+
+    def _images(self, cell: Cell) -> Path | None:
+        """Returns the folder of a cell's generated images; None without any, or not yet."""
+        if not cell.arm.needs_gan or cell.gan_seed is None:
+            return None
+        gan = self._gan(cell.gan_seed)
+        if gan is None:
+            return None
+        largest = max(*self.config.ratios, cell.arm.ratio)
+        pool = self._folder(
+            lambda: synthesis.generate(
+                synthesis.load_gan(gan), per_class=self._counts(largest), seed=POOL_SEED
+            ),
+            gan=gan.name,
+            ratio=largest,
+        )
+        if pool is None or cell.arm.images == ALL:
+            return pool
+        arm = cell.arm
+        inputs = {"pool": pool.name, "ratio": arm.ratio, "filter": arm.filter}
+        passed = self._folder(lambda: self._passed(pool, gan, arm), **inputs)
+        if passed is None or arm.images != DISCARDED:
+            return passed
+        return self._folder(lambda: self._as_many(pool, passed), **inputs, discarded=True)
+
+    def _folder(self, make: Callable[[], Generated], **inputs: Any) -> Path | None:
+        name = cells.key(ml_collections.ConfigDict(), splits=self._hashes, **inputs)
+        folder = self.out / "images" / name
+
+        def is_made() -> bool:
+            return (folder / generated_images.PROVENANCE).is_file()
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = self._once(
+            f"images-{name}", is_made, lambda: generated_images.write_folder(make(), folder)
+        )
+        return folder if made else None
+
+    def _counts(self, ratio: float) -> dict[str, int]:
+        return {name: round(ratio * count) for name, count in self.opened.train.counts().items()}
+
+    def _passed(self, pool: Path, gan: Path, arm: Arm) -> Generated:
+        """Returns the images of A4 that a filter accepts."""
+        images = generated_images.load_folder(pool).first(self._counts(arm.ratio))
+        chosen = self._filter(arm.filter, gan)
+        accepted = np.zeros(len(images.label), bool)
+        for label in range(len(CLASSES)):
+            members = np.flatnonzero(images.label == label)
+            for start in range(0, len(members), synthesis.BATCH_SIZE):
+                part = members[start : start + synthesis.BATCH_SIZE]
+                accepted[part] = chosen.accepts(images.image[part], label)
+        if not accepted.any():
+            raise DermaganError(
+                f"config.filters: {arm.filter!r} lets none of {len(accepted):,} images pass; "
+                "loosen it, or leave it out"
+            )
+        provenance = {**images.provenance, "filters": [dict(chosen.settings)]}
+        return dataclasses.replace(images.take(np.flatnonzero(accepted)), provenance=provenance)
+
+    def _as_many(self, pool: Path, passed: Path) -> Generated:
+        """Returns the first of the pool, as many of each class as passed."""
+        label = generated_images.load_folder(passed).label
+        numbers = np.bincount(label, minlength=len(CLASSES)).tolist()
+        return generated_images.load_folder(pool).first(dict(zip(CLASSES, numbers, strict=True)))
+
+    def _filter(self, text: str, gan: Path) -> synthesis.Filter:
+        name, value = _parse_filter(text)
+        if name == "realistic":
+            return choosing.Realistic(gan, synthesis.load_gan(gan).step, share=value)
+        sha256 = self._hashes["train"]
+        if name == "no_copies":
+            return choosing.NoCopies(
+                self.opened.folder, features=extractors.DEFAULT, train_split_sha256=sha256
+            )
+        reference = Cell(Arm(REFERENCE, REFERENCE, ""), None)
+        folder = self._made_folder(reference)
+        first = workdir.seed_folder(folder, self.config.classifier_seeds[0])
+        return choosing.Agreed(first, train_split_sha256=sha256)
+
+    def _choose(self, arms: Sequence[Arm], chosen: Chosen) -> Chosen:
+        """Chooses A4's ratio, then A5's filter, by validation's balanced accuracy."""
+        if chosen.ratio is None and (best := self._best(arms, GENERATED)):
+            return dataclasses.replace(chosen, ratio=best.ratio)
+        if chosen.filter is None and (best := self._best(arms, FILTERED)):
+            return dataclasses.replace(chosen, filter=best.filter)
+        return chosen
+
+    def _best(self, arms: Sequence[Arm], family: str) -> Arm | None:
+        """Returns the best arm of a family on the validation split, the first of equals."""
+        label = self.opened.split("validation").label
+
+        def score(arm: Arm) -> float:
+            logits = self.logits(arm, "validation")
+            return float(
+                np.mean(
+                    [
+                        classification.evaluate(each, label)["balanced_accuracy"]
+                        for each in itertools.chain(*logits)
+                    ]
+                )
+            )
+
+        return max((arm for arm in arms if arm.family == family), key=score, default=None)
+
+
+def _parse_filter(text: str) -> tuple[str, float]:
+    """Reads a filter of `FILTERS`: its name, and a share where it has one.
+
+    Raises:
+      DermaganError: there is no such filter.
+    """
+    name, separator, value = text.partition("=")
+    try:
+        share = float(value) if separator else 0.0
+    except ValueError:
+        share = 0.0
+    if name == "realistic" and 0 < share < 1:
+        return name, share
+    if name in ("agreed", "no_copies") and not separator:
+        return name, 0.0
+    raise DermaganError(
+        f"config.filters: {text!r}; give some of {', '.join(FILTERS)}, SHARE between 0 and 1"
+    )

@@ -1,0 +1,88 @@
+"""A whole study: from a configuration to results.json, results.csv and a report."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from dermagan_jax import classifier_config, files, gan_config, training_set
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.study import arms, results, study_report
+from dermagan_jax.study.runner import Runner
+
+RESULTS, TABLE = "results.json", "results.csv"
+_COLUMNS = ("arm", "family", "gan_seed", "classifier_seed", *results.SCORES)
+# What a study's folder holds; anything else is not ours to write beside.
+_OURS = frozenset({"claims", "gans", "images", "cells", "figures", RESULTS, TABLE})
+
+_logger = logging.getLogger("dermagan")
+
+
+def run(
+    config: ml_collections.ConfigDict, out: Path, *, commands: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Runs what is missing of a study, then writes what all of it says.
+
+    Args:
+      config: see `configs/study.py`.
+      out: the study's folder: new, or of an earlier call.
+      commands: the command lines, for the report's footer.
+
+    Returns:
+      The document written to results.json.
+
+    Raises:
+      DermaganError: bad input, before anything is written.
+      LeakError: splits share lesions that should not.
+    """
+    _check(config)
+    _claim(out)
+    runner = Runner(config, out)
+    all_arms, chosen = runner.run()
+    document = results.summarise(runner, all_arms, chosen)
+    files.write_json(out / RESULTS, document)
+    _write_table(out / TABLE, document)
+    study_report.write(out, document, commands=commands)
+    return document
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    arms.check(config)
+    classifier_config.check(config.classifier)
+    training_set.check(config.classifier)
+    gan_config.check(config.gan)
+    for name in ("gan_seeds", "classifier_seeds"):
+        seeds = config[name]
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise DermaganError(f"config.{name} is {seeds}; give numbers from 0, none twice")
+    if not 0 < config.margin < 1:
+        raise DermaganError(f"config.margin is {config.margin}; give a share such as 0.02")
+
+
+def _claim(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise DermaganError(f"{out}: is no folder; name another --out")
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    others = sorted(names - _OURS - {study_report.REPORT})
+    if others:
+        raise DermaganError(f"{out}: holds {others[0]}, which is no study's; name another --out")
+
+
+def _write_table(path: Path, document: Mapping[str, Any]) -> None:
+    with files.replacing(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows(_rows(document))
+
+
+def _rows(document: Mapping[str, Any]) -> Iterator[list[Any]]:
+    for arm, seed in itertools.chain.from_iterable(
+        ((arm, seed) for seed in arm["seeds"]) for arm in document["arms"]
+    ):
+        yield [arm["name"], arm["family"], *(seed[name] for name in _COLUMNS[2:])]

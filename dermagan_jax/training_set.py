@@ -1,0 +1,183 @@
+"""What a classifier is trained on: real images, fewer or more of them, and generated ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dermagan_jax import generated_images, synthesis
+from dermagan_jax.data import prepared
+from dermagan_jax.data.pipeline import LabelledImages
+from dermagan_jax.data.training import TrainingData
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.lesions import NUM_CLASSES
+
+Config = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+    """Images to train a classifier on.
+
+    Attributes:
+      images: all of them.
+      num_real: how many are real, repeated ones counted as often as they are there.
+      description: what a run records of them, as JSON types.
+    """
+
+    images: LabelledImages
+    num_real: int
+    description: Mapping[str, Any]
+
+
+def check(config: Config) -> None:
+    """Refuses a configuration whose `real` and `synthetic` parts make no sense.
+
+    Raises:
+      DermaganError: naming the fields.
+    """
+    real, synthetic = config["real"], config["synthetic"]
+    if not 0 < real["share"] <= 1:
+        raise DermaganError(f"config.real.share is {real['share']}; give a number above 0, up to 1")
+    if real["repeated"] < 0:
+        raise DermaganError(f"config.real.repeated is {real['repeated']}; give a number from 0")
+    if synthetic["gan_workdir"] and synthetic["dir"]:
+        raise DermaganError("config.synthetic: give gan_workdir or dir, not both")
+    if synthetic["per_class"] and synthetic["ratio"]:
+        raise DermaganError("config.synthetic: give per_class or ratio, not both")
+    counted = bool(synthetic["per_class"] or synthetic["ratio"])
+    if synthetic["gan_workdir"] and not counted:
+        raise DermaganError("config.synthetic: give per_class or ratio with gan_workdir")
+    named = bool(synthetic["gan_workdir"] or synthetic["dir"])
+    if not named and (counted or synthetic["only"] or synthetic["shuffle_labels"]):
+        raise DermaganError("config.synthetic: give gan_workdir or dir to take the images from")
+
+
+def assemble(config: Config, opened: TrainingData) -> TrainingSet:
+    """Collects what a configuration asks to train on.
+
+    Args:
+      config: a classifier's, see `configs/lesion_cnn.py`.
+      opened: the prepared set.
+
+    Raises:
+      DermaganError: images that are asked for are not there.
+      LeakError: the GAN was trained on other lesions than this set's training split.
+    """
+    real, changes = _real_images(config["real"], opened)
+    generated = _generated_images(config["synthetic"], opened)
+    description: dict[str, Any] = {"real": changes, "generated": None}
+    if generated is None:
+        return TrainingSet(real, len(real), description)
+    added = LabelledImages(generated.image, generated.label)
+    synthetic = config["synthetic"]
+    description["generated"] = {
+        "counts": added.counts(),
+        "sha256": hashlib.sha256(generated.image.tobytes()).hexdigest(),
+        "seed": generated.provenance["seed"],
+        "checkpoint_step": generated.provenance["checkpoint_step"],
+        "shuffled_labels": synthetic["shuffle_labels"],
+    }
+    if synthetic["shuffle_labels"]:
+        rng = np.random.default_rng(synthetic["seed"])
+        added = LabelledImages(added.image, rng.permutation(added.label))
+    if synthetic["only"]:
+        return TrainingSet(added, 0, description)
+    return TrainingSet(real.joined(added), len(real), description)
+
+
+def _real_images(real: Config, opened: TrainingData) -> tuple[LabelledImages, dict[str, Any]]:
+    """Returns the real images, and what was changed about them."""
+    images, changes = opened.train, dict(real)
+    if real["share"] < 1:
+        chosen = _lesions_share(opened, real["share"], np.random.default_rng(real["seed"]))
+        images = LabelledImages(images.image[chosen], images.label[chosen])
+    if real["repeated"]:
+        images = images.joined(_repeat(images, real["repeated"], real["seed"]))
+    if real["extra_dir"]:
+        extra = _extra_images(Path(real["extra_dir"]), opened.folder)
+        images = images.joined(extra)
+        changes["extra"] = extra.counts()
+    changes["counts"] = images.counts()
+    # Where the images lie says nothing of what they are.
+    return images, {name: value for name, value in changes.items() if name != "extra_dir"}
+
+
+def _lesions_share(opened: TrainingData, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Draws whole lesions, class by class, until they have that share of the images."""
+    split = prepared.load_split(opened.folder, "train")
+    lesion = np.where(split.lesion_id == "", split.image_id, split.lesion_id)
+    chosen = []
+    for label in range(NUM_CLASSES):
+        members = np.flatnonzero(split.label == label)
+        wanted = round(share * len(members))
+        names = rng.permutation(np.unique(lesion[members]))
+        sizes = np.array([(lesion[members] == name).sum() for name in names])
+        # The draws of a larger share begin with those of a smaller one.
+        kept = names[: max(1, np.searchsorted(sizes.cumsum(), wanted) + 1)]
+        chosen.append(members[np.isin(lesion[members], kept)][:wanted])
+    return np.sort(np.concatenate(chosen))
+
+
+def _repeat(images: LabelledImages, times: float, seed: int) -> LabelledImages:
+    """Draws images of each class a second time, without repeating one before all are drawn."""
+    rng = np.random.default_rng([seed, 1])
+    chosen = []
+    for label in range(NUM_CLASSES):
+        members = np.flatnonzero(images.label == label)
+        wanted = round(times * len(members))
+        passes = [rng.permutation(members) for _ in range(-(-wanted // max(len(members), 1)))]
+        chosen.append(np.concatenate([members[:0], *passes])[:wanted])
+    index = np.concatenate(chosen)
+    return LabelledImages(images.image[index], images.label[index])
+
+
+def _extra_images(extra_dir: Path, data_dir: Path) -> LabelledImages:
+    """Reads another set's training images that have nothing to do with this set's images."""
+    ours, theirs = (prepared.read_manifest(folder) for folder in (data_dir, extra_dir))
+    known = {name: {row[name] for row in ours} for name in ("image_id", "pixels_sha256")}
+    # The other set's groups know which of its images look like one of ours.
+    related = {row["group"] for row in theirs if row["image_id"] in known["image_id"]}
+    held_out = {row["lesion_id"] for row in ours if row["split"] != "train"} - {""}
+    fresh = {
+        row["image_id"]
+        for row in theirs
+        if row["split"] == "train"
+        and row["lesion_id"] not in held_out
+        and row["group"] not in related
+        and all(row[name] not in known[name] for name in known)
+    }
+    split = prepared.load_split(extra_dir, "train")
+    chosen = np.isin(split.image_id, sorted(fresh))
+    if not chosen.any():
+        raise DermaganError(
+            f"{extra_dir}: has no training lesions beyond those of {data_dir}; prepare a larger "
+            "set of the same archives, or leave config.real.extra_dir empty"
+        )
+    return LabelledImages(split.image[chosen], split.label[chosen])
+
+
+def _generated_images(synthetic: Config, opened: TrainingData) -> generated_images.Generated | None:
+    """Generates or reads the images to add; None where the configuration names none."""
+    if not (synthetic["gan_workdir"] or synthetic["dir"]):
+        return None
+    counts = {
+        name: synthetic["per_class"] or round(synthetic["ratio"] * real)
+        for name, real in opened.train.counts().items()
+    }
+    if synthetic["gan_workdir"]:
+        trained = synthesis.load_gan(
+            Path(synthetic["gan_workdir"]), step=synthetic["checkpoint_step"]
+        )
+        generated = synthesis.generate(trained, per_class=counts, seed=synthetic["seed"])
+    else:
+        generated = generated_images.load_folder(Path(synthetic["dir"]))
+        if any(counts.values()):
+            generated = generated.first(counts)
+    generated.require_train_split(opened.report["split_hashes"]["train"])
+    return generated

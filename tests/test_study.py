@@ -1,0 +1,224 @@
+"""A study: its arms, its cells, and what it says of them."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import study as study_config
+from dermagan_jax import cli, workdir
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.metrics import classification
+from dermagan_jax.study import arms, cells, results, study_report, verdict
+from dermagan_jax.study.arms import Chosen
+
+
+def _config(**changes: object) -> ConfigDict:
+    config = study_config.get_config("smoke")
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    return config
+
+
+def _names(chosen: Chosen) -> list[str]:
+    return [arm.name for arm in arms.known_arms(_config(), chosen)]
+
+
+def test_arms_follow_as_validation_chooses() -> None:
+    first = ["A0", "A1", "A3 mixup", "A3 cutmix", "A4 x0.5", "A4 x1", "A10 50%"]
+    assert _names(Chosen()) == first
+    second = set(_names(Chosen(ratio=1.0))) - set(first)
+    followers = {"A2", "A5 realistic=0.5", "A5 agreed", "A7", "A8", "A10 50% + generated"}
+    assert second == followers
+    third = set(_names(Chosen(1.0, "agreed"))) - set(first) - followers
+    assert third == {"A6"}
+
+
+def test_arms_differ_from_the_reference_by_what_they_say() -> None:
+    by_name = {each.name: each for each in arms.known_arms(_config(), Chosen(0.5, "agreed"))}
+    assert dict(by_name["A1"].changes) == {}
+    assert by_name["A2"].changes == {"real.repeated": 0.5}
+    assert by_name["A7"].changes == {"synthetic.only": True}
+    assert (by_name["A6"].images, by_name["A6"].filter) == (arms.DISCARDED, "agreed")
+    assert {name for name, arm in by_name.items() if not arm.needs_gan} == {
+        *("A0", "A1", "A2", "A3 mixup", "A3 cutmix", "A10 50%")
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ("A1", "B7")}, "names 'B7'; known: 'A0'"),
+        ({"arms": ("A0",)}, "lacks 'A1', with which all are compared"),
+        ({"arms": ("A1", "A7")}, "has 'A7' and lacks 'A4', whose size it has"),
+        ({"arms": ("A1", "A9")}, "more_real_dir is empty"),
+        ({"ratios": (0.0,)}, "ratios: give numbers above 0"),
+        ({"real_shares": (1.0,)}, "real_shares: give shares between 0 and 1"),
+        ({"gan_seeds": (0, 0)}, r"gan_seeds is \(0, 0\); give numbers from 0, none twice"),
+        ({"margin": 0.0}, "margin is 0.0; give a share such as 0.02"),
+    ],
+)
+def test_what_cannot_be_run_is_named_first(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DermaganError, match=message):
+        verdict.run(_config(**changes), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_cells_name_is_what_it_depends_on() -> None:
+    classifier = study_config.get_config().classifier
+    name = cells.key(classifier, splits={"train": "a"})
+    for field, value in (("data_dir", "elsewhere"), ("seed", 3), ("synthetic.dir", "there")):
+        moved = classifier.copy_and_resolve_references()
+        moved.update_from_flattened_dict({field: value})
+        assert cells.key(moved, splits={"train": "a"}) == name
+    slower = classifier.copy_and_resolve_references()
+    slower.optimizer.learning_rate = 1e-5
+    others = {
+        cells.key(slower, splits={"train": "a"}),
+        cells.key(classifier, splits={"train": "b"}),
+    }
+    assert len(others | {name}) == 3
+
+
+def _hold(study: Path, claimed: object, release: object) -> None:
+    with cells.claimed(study, "part") as ours:
+        assert ours
+        claimed.set()
+        release.wait(60)
+
+
+def test_a_part_is_one_process_s_until_it_dies(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    claimed, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, claimed, release))
+    other.start()
+    assert claimed.wait(60)
+    with cells.claimed(tmp_path, "part") as ours:
+        assert not ours
+    with cells.claimed(tmp_path, "another part") as ours:
+        assert ours
+    other.kill()
+    other.join()
+    with cells.claimed(tmp_path, "part") as ours:
+        assert ours
+
+
+@pytest.fixture(scope="module")
+def finished(phantom_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "study"
+    cli.main(_command(phantom_set, out))
+    return out
+
+
+def _command(data: Path, out: Path) -> list[str]:
+    return [
+        *("study", "--config", "configs/study.py:smoke", "--data", str(data), "--out", str(out)),
+        *("--config.arms=('A1', 'A4', 'A5', 'A6', 'A8')", "--config.gan_seeds=(0,)"),
+        *("--config.filters=('realistic=0.5', 'agreed')", "--config.ratios=(0.5, 1.0)"),
+        *("--config.gan.num_steps=2", "--config.gan.batch_size=4"),
+        *("--config.classifier.num_steps=4", "--config.classifier.batch_size=4"),
+        *("--config.classifier.eval_every_steps=2", "--config.gan.checkpoint_every_steps=2"),
+    ]
+
+
+def test_a_study_ends_in_a_verdict(finished: Path) -> None:
+    document = json.loads((finished / verdict.RESULTS).read_text())
+    by_name = {arm["name"]: arm for arm in document["arms"]}
+    assert set(by_name) == {
+        *("A1", "A4 x0.5", "A4 x1", "A5 realistic=0.5", "A5 agreed", "A6", "A8")
+    }
+    assert "difference" not in by_name["A1"]
+    ratio, filter_name = document["chosen"]["ratio"], document["chosen"]["filter"]
+    with_verdict = {name for name, arm in by_name.items() if "verdict" in arm}
+    assert with_verdict == {f"A4 x{ratio:g}", f"A5 {filter_name}", "A6", "A8"}
+    for arm in by_name.values():
+        assert len(arm["seeds"]) == 2
+        values = [seed["balanced_accuracy"] for seed in arm["seeds"]]
+        assert arm["mean"]["balanced_accuracy"] == pytest.approx(np.mean(values))
+    difference = by_name["A8"]["difference"]
+    mean = {name: arm["mean"]["balanced_accuracy"] for name, arm in by_name.items()}
+    assert difference["value"] == pytest.approx(mean["A8"] - mean["A1"])
+    with (finished / verdict.TABLE).open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * len(by_name)
+    assert rows[0]["balanced_accuracy"] == str(by_name["A1"]["seeds"][0]["balanced_accuracy"])
+
+
+def test_scores_are_those_of_the_runs_own_summaries(finished: Path) -> None:
+    document = json.loads((finished / verdict.RESULTS).read_text())
+    ours = {seed["loss"] for arm in document["arms"] for seed in arm["seeds"]}
+    theirs = {
+        json.loads(path.read_text())["test"]["loss"]
+        for path in finished.glob(f"cells/*/seed_*/{workdir.SUMMARY}")
+    }
+    assert ours == theirs
+
+
+def test_a_random_choice_has_the_filters_numbers(finished: Path) -> None:
+    document = json.loads((finished / verdict.RESULTS).read_text())
+    numbers = {arm["name"]: arm["num_generated"] for arm in document["arms"]}
+    ratio, filter_name = document["chosen"]["ratio"], document["chosen"]["filter"]
+    assert numbers["A6"] == numbers[f"A5 {filter_name}"]
+    assert sum(numbers["A6"][0].values()) > 0
+    assert numbers["A8"] == numbers[f"A4 x{ratio:g}"]
+    assert numbers["A1"] == [None]
+    real = document["data"]["counts"]
+    assert numbers["A4 x0.5"] == [{name: round(0.5 * count) for name, count in real.items()}]
+
+
+def test_a_finished_study_is_read_and_not_run(
+    finished: Path, phantom_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (finished / verdict.RESULTS).read_bytes()
+    (finished / verdict.RESULTS).unlink()
+    for module in ("classifier_trainer.train_seeds", "gan_trainer.train"):
+        monkeypatch.setattr(f"dermagan_jax.{module}", None)
+    cli.main(_command(phantom_set, finished))
+    assert (finished / verdict.RESULTS).read_bytes() == before
+
+
+def test_the_report_says_it_in_words(finished: Path) -> None:
+    document = json.loads((finished / verdict.RESULTS).read_text())
+    page = (finished / study_report.REPORT).read_text()
+    for paragraph in study_report.verdict(document):
+        assert html.escape(paragraph) in page or paragraph in page
+    assert "Phantom data: says nothing about skin." in page
+    assert page.count("<table") >= 5
+    assert (finished / "figures" / "forest.png").is_file()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, phantom_set: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("mine")
+    with pytest.raises(SystemExit):
+        cli.main(_command(phantom_set, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_scores_of_one_classifier_by_hand() -> None:
+    logits = np.log(np.array([[0.7, 0.1, 0.1, 0.1], [0.4, 0.1, 0.1, 0.4], [0.1, 0.1, 0.1, 0.7]]))
+    label = np.array([0, 3, 3])
+    found = results.score(logits, label, temperature=2.0)
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["melanoma_sensitivity_at_90"] == 1.0
+    assert found["macro_auc"] == 1.0
+    assert found["brier"] != found["calibrated"]["brier"]
+    assert found["loss"] == pytest.approx(-np.log([0.7, 0.4, 0.7]).mean())
+
+
+@pytest.mark.parametrize(("specificity", "expected"), [(0.5, 1.0), (0.75, 1.0), (1.0, 0.5)])
+def test_sensitivity_at_a_specificity_by_hand(specificity: float, expected: float) -> None:
+    # Four others and two of the class, from the least likely to the most: o o o + o +.
+    odds = np.array([-2.0, -1.5, -1.0, -0.5, 0.0, 1.0])
+    label = np.array([0, 0, 0, 1, 0, 1])
+    logits = np.stack([np.zeros(6), odds], axis=1)
+    found = classification.sensitivity_at(logits, label, 1, specificity=specificity)
+    assert found == expected
