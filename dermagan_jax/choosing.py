@@ -18,6 +18,7 @@ from dermagan_jax.data import prepared
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.features import find_extractor
 from dermagan_jax.metrics.feature_set import FeatureSet, distances
+from dermagan_jax.nets.resgan import MINIBATCH_GROUP
 
 # Of the distances from a training image to the nearest one of another lesion.
 COPY_QUANTILE = 0.01
@@ -58,9 +59,12 @@ class Realistic:
 
     def accepts(self, image: np.ndarray, label: int) -> np.ndarray:
         """Keeps the batch's best, see `synthesis.Filter`."""
-        variables, name = gan_config.of_class(self._config, self._variables, label, len(image))
+        # The discriminator compares images in groups; the last is filled up with the first ones.
+        index = np.arange(-(-len(image) // MINIBATCH_GROUP) * MINIBATCH_GROUP) % len(image)
+        variables, name = gan_config.of_class(self._config, self._variables, label, len(index))
         with gan_config.precision(self._config).applied():
-            logits = np.asarray(self._score(variables, images.to_float(jnp.asarray(image)), name))
+            shown = images.to_float(jnp.asarray(image[index]))
+            logits = np.asarray(self._score(variables, shown, name))[: len(image)]
         if self._config["conditioning"] == "transitional":
             logits = logits[:, 1]  # Those that know the class.
         # A projected discriminator scores many places.

@@ -23,7 +23,7 @@ from dermagan_jax.classifier_runs import Program, Run, train_side_by_side
 from dermagan_jax.data.training import TrainingData, open_for_training
 from dermagan_jax.errors import TrainingError
 from dermagan_jax.lesions import CLASSES
-from dermagan_jax.metrics import classification
+from dermagan_jax.metrics import calibration, classification
 from dermagan_jax.nets.precision import find_precision
 from dermagan_jax.profiling import Tracer, Window
 from dermagan_jax.seeds import SPLITS, summarise
@@ -128,15 +128,18 @@ def _summarise(
 ) -> dict[int, dict[str, Any]]:
     """Scores the best checkpoint of each run; writes and returns the summaries, by seed."""
     nets = [run.best_net() for run in runs]
-    logits, scores = {}, {}
+    logits, scores, labels = {}, {}, {}
     for name in SPLITS:
         images = opened.split(name)
-        logits[name] = program.predict(nets, images)
+        labels[name], logits[name] = images.label, program.predict(nets, images)
         scores[name] = [classification.evaluate(each, images.label) for each in logits[name]]
     summaries = {}
     for index, run in enumerate(runs):
         summary = summaries[run.seed] = {
             **{name: scores[name][index] for name in SPLITS},
+            "temperature": calibration.fit_temperature(
+                logits["validation"][index], labels["validation"]
+            ),
             "num_train_real": chosen.num_real,
             "num_train_generated": len(chosen.images) - chosen.num_real,
             "num_steps": run.step,

@@ -108,7 +108,15 @@ def _parser() -> argparse.ArgumentParser:
         help="compile anew, and keep no compiled programs in your cache folder",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_download, _add_prepare, _add_evaluate, _add_generate, _add_study):
+    for add in (
+        _add_demo,
+        _add_download,
+        _add_prepare,
+        _add_evaluate,
+        _add_generate,
+        _add_study,
+        _add_predict,
+    ):
         add(subparsers)
     return parser
 
@@ -262,6 +270,26 @@ def _add_study(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the prepared set")
     parser.add_argument("--out", type=Path, required=True, help="the study's folder")
     parser.set_defaults(run=commands.study)
+
+
+def _add_predict(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "predict",
+        help="ask a trained classifier about image files",
+        description="Shows the probability of each class, calibrated on the validation split. "
+        "It knows four kinds of lesion, and gives one of them to any picture.",
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--model", type=Path, required=True, help="workdir of train_classifier.py")
+    parser.add_argument("--json", action="store_true", help="print JSON, a line for each image")
+    parser.add_argument(
+        "--explain",
+        type=Path,
+        metavar="DIR",
+        help="write where it looks (Grad-CAM), a picture for each image",
+    )
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.set_defaults(run=commands.predict)
 
 
 def _add_split_options(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ Each imports what it needs: `dermagan --help` should not wait for JAX and Tensor
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,10 +73,11 @@ def study(options: argparse.Namespace) -> None:
     from dermagan_jax import parallel
     from dermagan_jax.study import study_report, verdict
 
+    words = ["dermagan", f"--config={options.config}", *options.fields]
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values)
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
     try:
-        values(["dermagan", f"--config={options.config}", *options.fields])
+        values(words)
         config = holder.value
     except (flags.Error, ValueError, OSError, AttributeError, KeyError, TypeError) as error:
         raise DermaganError(f"--config {options.config}: {error}") from error
@@ -146,6 +148,30 @@ def _show_passed(provenance: Mapping[str, Any]) -> None:
             for name, passed in provenance["passed"].items()
         ]
         print(console.table(["class", "candidates", *(f"after {name}" for name in names)], rows))
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Prints what a classifier says of image files."""
+    from dermagan_jax import predicting, trained_classifier
+
+    _ready_jax(options)
+    trained = trained_classifier.load_classifier(options.model.expanduser())
+    found = predicting.predict(trained, options.images)
+    if options.explain is not None:
+        predicting.write_explanations(trained, found, options.explain.expanduser())
+    if options.json:
+        print("\n".join(json.dumps(each.as_json()) for each in found))
+        return
+    rows = [
+        [str(each.path), CLASSES[each.label].replace("_", " ")]
+        + [console.percent(share) for share in each.probabilities]
+        for each in found
+    ]
+    names = [name.replace("_", " ") for name in CLASSES]
+    print(console.table(["image", "most likely", *names], rows))
+    if options.explain is not None:
+        print(f"Where it looks: {options.explain}")
+    print(console.RESEARCH_USE)
 
 
 def prepare(options: argparse.Namespace) -> None:

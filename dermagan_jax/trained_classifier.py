@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 
-from dermagan_jax import classifier_config
+from dermagan_jax import classifier_config, workdir
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError
 
@@ -24,6 +25,8 @@ class TrainedClassifier:
       image_size: side in pixels of the images that it takes.
       variables: its `params` and `batch_stats`.
       step: the checkpoint's step.
+      temperature: by which its logits are divided for calibrated probabilities; None for a run
+        that did not end.
       train_split_sha256: content hash of the training split that it was trained on.
     """
 
@@ -32,21 +35,22 @@ class TrainedClassifier:
     image_size: int
     variables: Mapping[str, Any]
     step: int
+    temperature: float | None
     train_split_sha256: str
 
 
-def load_classifier(workdir: Path) -> TrainedClassifier:
+def load_classifier(folder: Path) -> TrainedClassifier:
     """Loads the checkpoint of a classifier run with the lowest validation loss.
 
     Raises:
-      DermaganError: `workdir` is no classifier's.
+      DermaganError: `folder` is no classifier's.
     """
-    with Checkpoints(workdir, best_metric="loss", read_only=True) as checkpoints:
+    with Checkpoints(folder, best_metric="loss", read_only=True) as checkpoints:
         step = checkpoints.best_step()
         config = {} if step is None else checkpoints.restore_config(step)
         if step is None or "synthetic" not in config.get("config", {}):
             raise DermaganError(
-                f"{workdir}: is not a classifier's workdir; name one that train_classifier.py made"
+                f"{folder}: is not a classifier's workdir; name one that train_classifier.py made"
             )
         stored = checkpoints.restore_arrays(step, "state")["net"]
     run = config["config"]
@@ -56,5 +60,11 @@ def load_classifier(workdir: Path) -> TrainedClassifier:
         image_size=classifier_config.image_size(run),
         variables={"params": stored["params"], "batch_stats": stored.get("batch_stats") or {}},
         step=step,
+        temperature=_temperature(folder),
         train_split_sha256=config["data"]["train_split_sha256"],
     )
+
+
+def _temperature(folder: Path) -> float | None:
+    path = folder / workdir.SUMMARY
+    return json.loads(path.read_text()).get("temperature") if path.is_file() else None

@@ -26,7 +26,9 @@ LAYERS = (
         *(
             "choosing",
             "generated_images",
+            "explaining",
             "latent_walks",
+            "predicting",
             "trained_classifier",
             "training_set",
             "workdir",

@@ -100,6 +100,20 @@ def test_several_logits_of_an_image_make_one(
     assert np.flatnonzero(accepted).tolist() == kept
 
 
+def test_a_last_group_is_filled_up(tiny_gan: Path, trained: synthesis.TrainedGan) -> None:
+    best = choosing.Realistic(tiny_gan, trained.step, share=0.5)
+    sizes = []
+
+    def score(_: object, image: jnp.ndarray, __: object) -> jnp.ndarray:
+        sizes.append(len(image))
+        return image.mean(axis=(1, 2, 3))
+
+    best._score = score
+    image = np.arange(6, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 64, 64, 3), np.uint8)
+    assert np.flatnonzero(best.accepts(image, 0)).tolist() == [3, 4, 5]
+    assert sizes == [8]
+
+
 def test_an_image_passes_all_filters(trained: synthesis.TrainedGan) -> None:
     everything = synthesis.generate(trained, per_class=BATCH_SIZE, seed=3)
     found = synthesis.generate(trained, per_class=3, seed=3, filters=[Even(), Bright()])

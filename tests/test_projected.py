@@ -33,7 +33,7 @@ def variables(discriminator, image):
 def test_the_maps_are_those_that_the_classifier_goes_on_with():
     frozen = pretrained.efficientnet_lite0_variables()
     image = formula((1, 64, 64, 3), seed=2)
-    maps = efficientnet_lite.EfficientNetLite0(maps_only=True).apply(frozen, image)
+    maps = efficientnet_lite.EfficientNetLite0(output="maps").apply(frozen, image)
     assert [each.shape[1:] for each in maps] == [
         (16, 16, 24),
         (8, 8, 40),

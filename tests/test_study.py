@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import html
 import json
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from configs import study as study_config
 from dermagan_jax import cli, workdir
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.metrics import classification
-from dermagan_jax.study import arms, cells, results, study_report, verdict
+from dermagan_jax.study import arms, cards, cells, results, study_report, verdict
 from dermagan_jax.study.arms import Chosen
 
 
@@ -89,25 +90,26 @@ def test_a_cells_name_is_what_it_depends_on() -> None:
     assert len(others | {name}) == 3
 
 
-def _hold(study: Path, claimed: object, release: object) -> None:
-    with cells.claimed(study, "part") as ours:
-        assert ours
-        claimed.set()
-        release.wait(60)
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from dermagan_jax.study import cells
+with cells.claimed(Path(sys.argv[1]), "part") as ours:
+    print(ours, flush=True)
+    time.sleep(60)
+"""
 
 
-def test_a_part_is_one_process_s_until_it_dies(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    claimed, release = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path, claimed, release))
-    other.start()
-    assert claimed.wait(60)
-    with cells.claimed(tmp_path, "part") as ours:
-        assert not ours
-    with cells.claimed(tmp_path, "another part") as ours:
-        assert ours
-    other.kill()
-    other.join()
+def test_a_part_is_one_processs_until_it_dies(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        with cells.claimed(tmp_path, "part") as ours:
+            assert not ours
+        with cells.claimed(tmp_path, "another part") as ours:
+            assert ours
+        other.kill()
     with cells.claimed(tmp_path, "part") as ours:
         assert ours
 
@@ -124,7 +126,7 @@ def _command(data: Path, out: Path) -> list[str]:
         *("study", "--config", "configs/study.py:smoke", "--data", str(data), "--out", str(out)),
         *("--config.arms=('A1', 'A4', 'A5', 'A6', 'A8')", "--config.gan_seeds=(0,)"),
         *("--config.filters=('realistic=0.5', 'agreed')", "--config.ratios=(0.5, 1.0)"),
-        *("--config.gan.num_steps=2", "--config.gan.batch_size=4"),
+        *("--config.gan.num_steps=2", "--config.gan.batch_size=8"),
         *("--config.classifier.num_steps=4", "--config.classifier.batch_size=4"),
         *("--config.classifier.eval_every_steps=2", "--config.gan.checkpoint_every_steps=2"),
     ]
@@ -194,6 +196,26 @@ def test_the_report_says_it_in_words(finished: Path) -> None:
     assert "Phantom data: says nothing about skin." in page
     assert page.count("<table") >= 5
     assert (finished / "figures" / "forest.png").is_file()
+
+
+def test_the_cards_carry_licences_limits_and_figures(finished: Path) -> None:
+    document = json.loads((finished / verdict.RESULTS).read_text())
+    model, data = ((finished / name).read_text() for name in (cards.MODEL_CARD, cards.DATA_CARD))
+    assert "Not for diagnosis" in model
+    assert f"{document['arms'][0]['mean']['balanced_accuracy']:.1%}" in model
+    assert document["data"]["train_split_sha256"] in data
+    for licence in document["data"]["licences"]:
+        assert licence in data
+    assert "private" not in (model + data).lower()
+
+
+def test_what_fires_is_on_the_first_screen() -> None:
+    accuracy = {"value": 0.7, "low": 0.6, "high": 0.8}
+    probe = {"name": "hospital", "accuracy": accuracy, "guessing": 0.25, "fires": True}
+    quiet = probe | {"name": "border", "fires": False}
+    (line,) = study_report.warnings({"probes": [probe, quiet]})
+    assert line.startswith("Beware: hospital alone predicts the class")
+    assert "70% (guessing: 25%)" in line
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, phantom_set: Path) -> None:

@@ -36,11 +36,14 @@ def _to_lite(image: jax.Array) -> jax.Array:
 class _Lite0(nn.Module):
     """EfficientNet-Lite0 to its features; its statistics stay as they were loaded."""
 
-    @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+        return self.maps(image, train=train).mean(axis=(1, 2))
+
+    @nn.compact
+    def maps(self, image: jax.Array, *, train: bool) -> jax.Array:
         del train
-        features, _ = EfficientNetLite0(name="network")(image)
-        return features
+        (last,) = EfficientNetLite0(output="last_map", name="network")(image)
+        return last
 
 
 @dataclasses.dataclass(frozen=True)

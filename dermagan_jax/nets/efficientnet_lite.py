@@ -94,10 +94,11 @@ class EfficientNetLite0(nn.Module):
     its margins for 224 pixels, TensorFlow and this module take them from the image.
 
     Attributes:
-      maps_only: return the last map of each side from a quarter of the image's down, instead.
+      output: "scores"; or "maps", the last map of each side from a quarter of the image's down; or
+        "last_map", whose mean the features are.
     """
 
-    maps_only: bool = False
+    output: str = "scores"
 
     @nn.compact
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
@@ -109,8 +110,9 @@ class EfficientNetLite0(nn.Module):
         Returns:
           features: [B, 1280] float32, the mean over the last map.
           logits: [B, 1000] float32.
-          Or, with `maps_only`, [B, S / 4, S / 4, 24], [B, S / 8, S / 8, 40],
-          [B, S / 16, S / 16, 112] and [B, S / 32, S / 32, 320] float32.
+          Or "maps": [B, S / 4, S / 4, 24], [B, S / 8, S / 8, 40],
+          [B, S / 16, S / 16, 112] and [B, S / 32, S / 32, 320] float32; or "last_map":
+          [B, S / 32, S / 32, 1280] float32.
         """
         x = nn.relu6(Stem(_STEM_FEATURES, name="stem")(image))
         maps: dict[int, jax.Array] = {}
@@ -122,7 +124,10 @@ class EfficientNetLite0(nn.Module):
                 x = block(x)
                 index += 1
             maps[x.shape[1]] = x
-        if self.maps_only:
+        if self.output == "maps":
             return tuple(maps.values())[1:]  # The first has half the image's side.
-        pooled = nn.relu6(Pointwise(NUM_FEATURES, name="head")(x)).mean(axis=(1, 2))
+        last = nn.relu6(Pointwise(NUM_FEATURES, name="head")(x))
+        if self.output == "last_map":
+            return (last,)
+        pooled = last.mean(axis=(1, 2))
         return pooled, nn.Dense(NUM_CLASSES, name="classifier")(pooled)

@@ -55,9 +55,13 @@ class MobileNet(nn.Module):
 
     norm_learns: bool = False
 
-    @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-        """Computes [B, 1024] float32 features.
+        """Computes [B, 1024] float32 features, the mean over `maps`."""
+        return self.maps(image, train=train).mean(axis=(1, 2))
+
+    @nn.compact
+    def maps(self, image: jax.Array, *, train: bool) -> jax.Array:
+        """Computes [B, S / 32, S / 32, 1024] float32 maps.
 
         Args:
           image: [B, S, S, 3] float32 in [-1, 1]; S is a multiple of 32.
@@ -73,7 +77,7 @@ class MobileNet(nn.Module):
             across, down = f"conv_pw_{block}", f"conv_dw_{block}"
             x = norm(Depthwise(stride, name=down)(x), down)
             x = norm(nn.Conv(features, (1, 1), use_bias=False, name=across)(x), across)
-        return x.mean(axis=(1, 2))
+        return x
 
 
 class MobileNetV2(nn.Module):
@@ -90,9 +94,13 @@ class MobileNetV2(nn.Module):
 
     norm_learns: bool = False
 
-    @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-        """Computes [B, 1280] float32 features.
+        """Computes [B, 1280] float32 features, the mean over `maps`."""
+        return self.maps(image, train=train).mean(axis=(1, 2))
+
+    @nn.compact
+    def maps(self, image: jax.Array, *, train: bool) -> jax.Array:
+        """Computes [B, S / 32, S / 32, 1280] float32 maps.
 
         Args:
           image: [B, S, S, 3] float32 in [-1, 1]; S is a multiple of 32.
@@ -122,5 +130,4 @@ class MobileNetV2(nn.Module):
                 narrow = norm(across(wide, features, f"{prefix}project"), f"{prefix}project_BN")
                 x = narrow + x if narrow.shape == x.shape else narrow
                 block += 1
-        x = nn.relu6(norm(across(x, 1280, "Conv_1"), "Conv_1_bn"))
-        return x.mean(axis=(1, 2))
+        return nn.relu6(norm(across(x, 1280, "Conv_1"), "Conv_1_bn"))

@@ -156,7 +156,7 @@ class Discriminator(nn.Module):
           [B, N] float32 logits of "real", one for each place of each map; [B, 2, N] when
           transitional, unconditional and conditional.
         """
-        extractor = EfficientNetLite0(maps_only=True)
+        extractor = EfficientNetLite0(output="maps")
         frozen: Any = self.variable("batch_stats", "frozen", _frozen_variables).value
         # As the weights were trained: (pixel - 127) / 128, of pixels from 0 to 255.
         scaled = (image * 127.5 + 0.5) / 128.0

@@ -150,7 +150,7 @@ class Generator(nn.Module):
         x = nn.Dense(16 * channels[0], dtype=self.dtype)(code).reshape(-1, 4, 4, channels[0])
         for features in channels[1:]:
             shortcut = nn.Dense(features, use_bias=False, dtype=self.dtype)(x)
-            x = layers.ConvSame(features)(upsample(norm(x)))
+            x = layers.UpsampleConv(features)(norm(x))
             for _ in range(self.convs):
                 x = layers.ConvSame(features)(norm(x))
             x = x + upsample(shortcut)

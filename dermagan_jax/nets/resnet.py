@@ -25,9 +25,13 @@ class ResNet50(nn.Module):
 
     norm_learns: bool = False
 
-    @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-        """Computes [B, 2048] float32 features.
+        """Computes [B, 2048] float32 features, the mean over `maps`."""
+        return self.maps(image, train=train).mean(axis=(1, 2))
+
+    @nn.compact
+    def maps(self, image: jax.Array, *, train: bool) -> jax.Array:
+        """Computes [B, S / 32, S / 32, 2048] float32 maps.
 
         Args:
           image: [B, S, S, 3] float32, as Keras prepares it for this network; S from 32.
@@ -56,4 +60,4 @@ class ResNet50(nn.Module):
                 x = nn.relu(conv_norm(x, features, 1, stride, f"{name}_1"))
                 x = nn.relu(conv_norm(x, features, 3, 1, f"{name}_2"))
                 x = nn.relu(conv_norm(x, 4 * features, 1, 1, f"{name}_3") + shortcut)
-        return x.mean(axis=(1, 2))
+        return x

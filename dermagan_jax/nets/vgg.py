@@ -23,9 +23,13 @@ class VGG(nn.Module):
 
     depths: tuple[int, ...] = DEPTHS_16
 
-    @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-        """Computes [B, 512] float32 features.
+        """Computes [B, 512] float32 features, the mean over `maps`."""
+        return self.maps(image, train=train).mean(axis=(1, 2))
+
+    @nn.compact
+    def maps(self, image: jax.Array, *, train: bool) -> jax.Array:
+        """Computes [B, S / 32, S / 32, 512] float32 maps.
 
         Args:
           image: [B, S, S, 3] float32, as Keras prepares it for this network; S from 32.
@@ -39,4 +43,4 @@ class VGG(nn.Module):
                 conv = nn.Conv(features, (3, 3), name=f"block{block}_conv{number}")
                 x = nn.relu(conv(x))
             x = nn.max_pool(x, (2, 2), (2, 2))
-        return x.mean(axis=(1, 2))
+        return x

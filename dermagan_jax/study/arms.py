@@ -54,7 +54,7 @@ class Arm:
     name: str
     family: str
     title: str
-    changes: Mapping[str, Any] = MappingProxyType({})
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ratio: float = 0.0
     images: str = ALL
     filter: str = ""

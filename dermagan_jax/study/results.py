@@ -12,6 +12,8 @@ from scipy import special
 from dermagan_jax.data import prepared
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.metrics import calibration, classification, comparison, intervals
+from dermagan_jax.predicting import predict_images
+from dermagan_jax.study import probes
 from dermagan_jax.study.arms import FILTERED, GENERATED, REFERENCE, Arm, Chosen
 from dermagan_jax.study.runner import Runner
 
@@ -45,7 +47,7 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
       chosen: likewise.
 
     Returns:
-      What results.json holds, as JSON types; the same for the same cells.
+      What results.json holds beside the probes, as JSON types; the same for the same cells.
     """
     test = prepared.load_split(runner.opened.folder, "test")
     lesion = np.where(test.lesion_id == "", test.image_id, test.lesion_id)
@@ -76,6 +78,8 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
         seeds = _seeds(runner, arm, logits[name], validation, test.label, validation_label)
         row = _describe(arm) | {"seeds": seeds, "mean": _mean(seeds)}
         row["num_generated"] = runner.num_generated(arm)
+        if name == REFERENCE or (arm.family == GENERATED and is_primary(arm, chosen)):
+            row["shortcuts"] = _shortcuts(runner, arm, test, right[name])
         if name in differences:
             row["difference"] = dataclasses.asdict(differences[name])
             row["mcnemar_p"] = comparison.mcnemar(
@@ -95,6 +99,21 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
         "classifier_seeds": list(runner.config.classifier_seeds),
         "intervals": {"level": intervals.LEVEL, "resamples": intervals.NUM_RESAMPLES},
         "arms": rows,
+    }
+
+
+def _shortcuts(runner: Runner, arm: Arm, test: prepared.Split, right: np.ndarray) -> dict[str, Any]:
+    """Says how an arm does without the vignette and by source, and what its images show of one."""
+    trained = runner.first_classifier(arm)
+    label = predict_images(trained, probes.without_vignette(test.image)).argmax(axis=1)
+    return {
+        "accuracy": float(right[0, 0].mean()),
+        "accuracy_without_vignette": float((label == test.label).mean()),
+        "by_source": [
+            {"source": source, "images": count, "accuracy": accuracy}
+            for source, count, accuracy in probes.accuracy_by_source(test, right)
+        ],
+        "generated_vignettes": [probes.vignettes(each) for each in runner.generated_images(arm)],
     }
 
 

@@ -40,6 +40,7 @@ from dermagan_jax.study.arms import (
     Chosen,
     known_arms,
 )
+from dermagan_jax.trained_classifier import TrainedClassifier, load_classifier
 
 POOL_SEED = 0
 WAIT_SECONDS = 5.0
@@ -116,6 +117,20 @@ class Runner:
                     rows.append(arrays[split])
             found.append(np.stack(rows))
         return np.stack(found)
+
+    def generated_images(self, arm: Arm) -> list[np.ndarray]:
+        """Reads the images that a finished arm takes from each GAN: [N, S, S, 3] uint8."""
+        found = []
+        for cell in self._cells([arm]):
+            folder = self._images(cell)
+            if folder is not None:
+                found.append(generated_images.load_folder(folder).image)
+        return found
+
+    def first_classifier(self, arm: Arm) -> TrainedClassifier:
+        """Loads the classifier of a finished arm's first seeds."""
+        folder = self._made_folder(next(self._cells([arm])))
+        return load_classifier(workdir.seed_folder(folder, self.config.classifier_seeds[0]))
 
     def num_generated(self, arm: Arm) -> list[dict[str, int] | None]:
         """Returns a finished arm's generated images, by class, for each GAN."""
@@ -294,8 +309,7 @@ class Runner:
             return choosing.NoCopies(
                 self.opened.folder, features=extractors.DEFAULT, train_split_sha256=sha256
             )
-        reference = Cell(Arm(REFERENCE, REFERENCE, ""), None)
-        folder = self._made_folder(reference)
+        folder = self._made_folder(Cell(Arm(REFERENCE, REFERENCE, ""), None))
         first = workdir.seed_folder(folder, self.config.classifier_seeds[0])
         return choosing.Agreed(first, train_split_sha256=sha256)
 

@@ -38,6 +38,7 @@ def write(out: Path, document: Mapping[str, Any], *, commands: Sequence[str]) ->
             _arms_section(document),
             _classes_section(folder, document),
             _calibration_section(document),
+            _shortcuts_section(document),
             _protocol_section(document),
         ],
         commands=commands,
@@ -66,6 +67,7 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
             "Beware: generated images with shuffled labels help too. What helps is then not what "
             "the images say of their classes."
         )
+    paragraphs += warnings(document["shortcuts"])
     smallest = [arm["difference"]["smallest"] for arm in main]
     if smallest:
         tested = document["num_test"]
@@ -75,6 +77,21 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
             "four times in five."
         )
     return paragraphs
+
+
+def warnings(shortcuts: Mapping[str, Any]) -> list[str]:
+    """Says which probes fire, a sentence each.
+
+    Args:
+      shortcuts: what `probes.describe` gives.
+    """
+    return [
+        f"Beware: {each['name']} alone predicts the class of held-out lesions with a balanced "
+        f"accuracy of {each['accuracy']['value']:.0%} (guessing: {each['guessing']:.0%}). What a "
+        "classifier scores may be that, and not the lesion."
+        for each in shortcuts["probes"]
+        if each["fires"]
+    ]
 
 
 def _points(share: float) -> float:
@@ -249,6 +266,64 @@ def _calibration_section(document: Mapping[str, Any]) -> Section:
         "How far probabilities can be taken at their word: a calibration error of 0.1 says that "
         "they are off by 10 points on average. The temperature is fitted on the validation split.",
         tables=[Table("Calibration, means over seeds", columns, rows)],
+    )
+
+
+def _shortcuts_section(document: Mapping[str, Any]) -> Section:
+    found = document["shortcuts"]
+    probed: list[list[Cell]] = [
+        [
+            each["name"],
+            *(each["accuracy"][name] for name in ("value", "low", "high")),
+            each["guessing"],
+            "fires" if each["fires"] else "no sign",
+        ]
+        for each in found["probes"]
+    ]
+    sources = found["sources"]
+    by_class: list[list[Cell]] = [
+        [name or "not said", *(sources["counts"][each][index] for each in CLASSES)]
+        for index, name in enumerate(sources["names"])
+    ]
+    arms = [arm for arm in document["arms"] if "shortcuts" in arm]
+    without: list[list[Cell]] = [
+        [arm["name"], arm["shortcuts"]["accuracy"], arm["shortcuts"]["accuracy_without_vignette"]]
+        for arm in arms
+    ]
+    by_source: list[list[Cell]] = [
+        [arm["name"], row["source"] or "not said", row["images"], row["accuracy"]]
+        for arm in arms
+        for row in arm["shortcuts"]["by_source"]
+    ]
+    shares = [share for arm in arms for share in arm["shortcuts"]["generated_vignettes"]]
+    drawn = ", ".join(f"{share:.0%}" for share in shares) or "none were made"
+    return Section(
+        "Shortcuts",
+        "What gives a class away and is no lesion, by a linear classifier, tried on validation "
+        "lesions. A probe fires where its 95% interval lies 5 points above guessing.\n\n"
+        f"Source and class go together with a Cramér's V of {sources['cramers_v']:.2f} (0: not at "
+        f"all, 1: wholly). Images with a vignette: {found['vignettes']:.0%} of the real training "
+        f"images; of the generated ones of each GAN: {drawn}.",
+        tables=[
+            Table(
+                "Balanced accuracy without the lesion",
+                ["by", "accuracy", "95% low", "95% high", "guessing", ""],
+                probed,
+            ),
+            Table(
+                "Training images by source",
+                ["source", *(name.replace("_", " ") for name in CLASSES)],
+                by_class,
+            ),
+            Table(
+                "Accuracy of the first seeds, on the square inside a vignette",
+                ["arm", "whole image", "inside"],
+                without,
+            ),
+            Table(
+                "Accuracy by source, all seeds", ["arm", "source", "images", "accuracy"], by_source
+            ),
+        ],
     )
 
 

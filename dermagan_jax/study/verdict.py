@@ -1,4 +1,4 @@
-"""A whole study: from a configuration to results.json, results.csv and a report."""
+"""A whole study: from a configuration to results.json, results.csv, a report and two cards."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from typing import Any
 import ml_collections
 
 from dermagan_jax import classifier_config, files, gan_config, training_set
+from dermagan_jax.data import prepared
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.study import arms, results, study_report
+from dermagan_jax.study import arms, cards, probes, results, study_report
 from dermagan_jax.study.runner import Runner
 
 RESULTS, TABLE = "results.json", "results.csv"
 _COLUMNS = ("arm", "family", "gan_seed", "classifier_seed", *results.SCORES)
 # What a study's folder holds; anything else is not ours to write beside.
-_OURS = frozenset({"claims", "gans", "images", "cells", "figures", RESULTS, TABLE})
+_OURS = frozenset(
+    {
+        *("claims", "gans", "images", "cells", study_report.FIGURES, study_report.REPORT),
+        *(RESULTS, TABLE, cards.MODEL_CARD, cards.DATA_CARD),
+    }
+)
 
 _logger = logging.getLogger("dermagan")
 
@@ -44,10 +50,12 @@ def run(
     _check(config)
     _claim(out)
     runner = Runner(config, out)
+    found = _probe(Path(config.data_dir))
     all_arms, chosen = runner.run()
-    document = results.summarise(runner, all_arms, chosen)
+    document = results.summarise(runner, all_arms, chosen) | {"shortcuts": found}
     files.write_json(out / RESULTS, document)
     _write_table(out / TABLE, document)
+    cards.write(out, document, runner.opened.report)
     study_report.write(out, document, commands=commands)
     return document
 
@@ -65,11 +73,20 @@ def _check(config: ml_collections.ConfigDict) -> None:
         raise DermaganError(f"config.margin is {config.margin}; give a share such as 0.02")
 
 
+def _probe(data_dir: Path) -> dict[str, Any]:
+    """Asks, before any arm, what gives a class away that is no lesion."""
+    training, validation = (prepared.load_split(data_dir, each) for each in ("train", "validation"))
+    found = probes.describe(training, validation)
+    for line in study_report.warnings(found):
+        _logger.warning("warning: %s", line)
+    return found
+
+
 def _claim(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise DermaganError(f"{out}: is no folder; name another --out")
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    others = sorted(names - _OURS - {study_report.REPORT})
+    others = sorted(names - _OURS)
     if others:
         raise DermaganError(f"{out}: holds {others[0]}, which is no study's; name another --out")
 
