@@ -4,6 +4,8 @@ r"""A study: do generated images help a classifier on your data, and how sure is
 
 Variants:
   default: all arms but A9, with the paper's CNN; 3 GANs and 3 classifiers of each arm.
+  paper: the paper's own tables 2 and 3 and its dropout analysis, with its DCGAN; a GAN and
+    3 classifiers of each arm.
   smoke: two GANs and two classifiers of a few steps, to see that everything runs.
 
 A study goes on where it was stopped; what is finished is never made twice, and several processes
@@ -16,13 +18,15 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import lesion_cnn, resgan
+from configs import dcgan, lesion_cnn, resgan
+
+_VARIANTS = ("default", "paper", "smoke")
 
 
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
-    """Returns the configuration of a variant: `default` or `smoke`."""
-    if variant not in ("default", "smoke"):
-        raise ValueError(f"unknown variant {variant!r}; known: default, smoke")
+    """Returns the configuration of a variant: `default`, `paper` or `smoke`."""
+    if variant not in _VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(_VARIANTS)}")
     config = ml_collections.ConfigDict()
     config.variant = variant
     config.data_dir = ""  # A prepared data set; --data sets it.
@@ -34,6 +38,9 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.filters = ("realistic=0.5", "agreed", "no_copies")
     config.real_shares = (0.1, 0.25, 0.5)  # A10: of the real images.
     config.more_real_dir = ""  # A9: a larger prepared set of the same archives.
+    config.networks = ()  # P3: see configs/backbone.py.
+    config.network_weights = "imagenet"  # P3: frozen; or "none": trained from scratch.
+    config.dropout_rates = ()  # PD.
 
     config.gan_seeds = (0, 1, 2)
     config.classifier_seeds = (0, 1, 2)
@@ -42,7 +49,15 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.gan = resgan.get_config()
     config.classifier = lesion_cnn.get_config()
 
-    if variant == "smoke":
+    if variant == "paper":
+        config.arms = ("A1", "P2", "P3", "PD")
+        config.filters = config.real_shares = ()
+        config.networks = ("mobilenet", "mobilenet_v2", "resnet50", "vgg16", "vgg19")
+        config.dropout_rates = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+        config.gan_seeds = (0,)
+        config.gan = dcgan.get_config("notebook")
+        config.classifier = lesion_cnn.get_config("notebook")
+    elif variant == "smoke":
         config.gan = resgan.get_config("smoke")
         config.classifier = lesion_cnn.get_config("smoke")
         config.gan_seeds = config.classifier_seeds = (0, 1)

@@ -119,13 +119,14 @@ def initial_weights(config: Config) -> dict[str, Any] | None:
     if network(config) == LITE0:
         loaded = pretrained.efficientnet_lite0_variables()
         return {collection: {"network": tree} for collection, tree in loaded.items()}
+    path = _weights_path(config)
     state = jax.eval_shape(partial(_create, config=config), jax.random.key(0))
     shapes = {
         name: tree["backbone"]
         for name, tree in (("params", state.net.params), ("batch_stats", state.net.batch_stats))
         if "backbone" in tree
     }
-    return pretrained.keras_variables(_weights_path(config), shapes)
+    return pretrained.keras_variables(path, shapes)
 
 
 def _weights_path(config: Config) -> Path:

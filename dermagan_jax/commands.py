@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES, label_of_folder
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from dermagan_jax import synthesis
 
 
@@ -67,20 +69,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def study(options: argparse.Namespace) -> None:
     """Runs a study and prints the verdict."""
-    from absl import flags
-    from ml_collections import config_flags
-
     from dermagan_jax import parallel
     from dermagan_jax.study import study_report, verdict
 
-    words = ["dermagan", f"--config={options.config}", *options.fields]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
-    try:
-        values(words)
-        config = holder.value
-    except (flags.Error, ValueError, OSError, AttributeError, KeyError, TypeError) as error:
-        raise DermaganError(f"--config {options.config}: {error}") from error
+    config = study_config(options.config, options.fields)
     config.data_dir = str(options.data.expanduser())
     parallel.one_device_a_core(len(config.classifier_seeds))
     _ready_jax(options)
@@ -88,6 +80,32 @@ def study(options: argparse.Namespace) -> None:
     document = verdict.run(config, out, commands=[options.command_line])
     print("\n".join(study_report.verdict(document)))
     print(f"Report: {out}/{study_report.REPORT}\n{console.notice(document['kind'])}")
+
+
+def study_config(text: str, fields: Sequence[str]) -> ConfigDict:
+    """Reads a recipe.
+
+    Args:
+      text: FILE or FILE:VARIANT.
+      fields: changes to it, as `--config.FIELD=VALUE`.
+
+    Raises:
+      DermaganError: there is no such file, variant or field, or a value is of another type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    path = Path(text.partition(":")[0])
+    if not path.is_file():
+        raise DermaganError(f"{path}: is no file; give a recipe, such as configs/study.py")
+    words = ["dermagan", f"--config={text}", *fields]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+    try:
+        values(words)
+        return holder.value
+    except (flags.Error, ValueError, OSError, AttributeError, KeyError, TypeError) as error:
+        raise DermaganError(f"--config {text}: {error}") from error
 
 
 def generate(options: argparse.Namespace) -> None:

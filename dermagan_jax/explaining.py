@@ -24,7 +24,10 @@ def _with_map(
     trained: TrainedClassifier, image: jax.Array, change: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """Classifies images, their last convolution's map changed on the way: logits and map."""
-    place = _PAPERS_MAP if trained.network == LESION_CNN else _BACKBONES_MAP
+    place, model = _PAPERS_MAP, trained.model
+    if trained.network != LESION_CNN:
+        # A frozen network lets no gradient through.
+        place, model = _BACKBONES_MAP, model.clone(frozen=False)
     kept: list[jax.Array] = []
 
     def intercept(
@@ -37,7 +40,7 @@ def _with_map(
         return change(output)
 
     with nn.intercept_methods(intercept):
-        logits: Any = trained.model.apply(trained.variables, image, train=False)
+        logits: Any = model.apply(trained.variables, image, train=False)
     return logits, kept[0]
 
 

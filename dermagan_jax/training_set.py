@@ -109,7 +109,7 @@ def _real_images(real: Config, opened: TrainingData) -> tuple[LabelledImages, di
 
 
 def _lesions_share(opened: TrainingData, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws whole lesions, class by class, until they have that share of the images."""
+    """Draws lesions, class by class, until they have that share of its images."""
     split = prepared.load_split(opened.folder, "train")
     lesion = np.where(split.lesion_id == "", split.image_id, split.lesion_id)
     chosen = []
@@ -117,10 +117,10 @@ def _lesions_share(opened: TrainingData, share: float, rng: np.random.Generator)
         members = np.flatnonzero(split.label == label)
         wanted = round(share * len(members))
         names = rng.permutation(np.unique(lesion[members]))
-        sizes = np.array([(lesion[members] == name).sum() for name in names])
-        # The draws of a larger share begin with those of a smaller one.
-        kept = names[: max(1, np.searchsorted(sizes.cumsum(), wanted) + 1)]
-        chosen.append(members[np.isin(lesion[members], kept)][:wanted])
+        place = {name: index for index, name in enumerate(names.tolist())}
+        # In the drawn order of lesions, so that a larger share begins with a smaller one.
+        order = np.argsort([place[name] for name in lesion[members].tolist()], kind="stable")
+        chosen.append(members[order[:wanted]])
     return np.sort(np.concatenate(chosen))
 
 

@@ -99,7 +99,7 @@ def test_each_network_gets_what_its_weights_were_trained_on() -> None:
     }
     np.testing.assert_allclose(taken["mobilenet"][:, 0], pixels / 127.5 - 1, atol=1e-6)
     np.testing.assert_allclose(taken["efficientnet_lite0"][:, 0], (pixels - 127) / 128, atol=1e-6)
-    red_first = image * jnp.array([1.0, 0.0, 0.0])
+    red_first = image * jnp.array([1.0, 0.0, 0.0])[None, None, None]
     caffe = np.asarray(backbones.BACKBONES["resnet50"].prepare(red_first))[:, 0, 0]
     np.testing.assert_allclose(caffe[:, 2], pixels - 123.68, atol=1e-4)
     np.testing.assert_allclose(caffe[:, 0], np.full(3, 127.5 - 103.939), atol=1e-4)

@@ -23,6 +23,17 @@ def _labels(count: int) -> jax.Array:
     return jax.nn.one_hot(jnp.arange(count) % 4, 4)
 
 
+def _moved(variables: dict[str, Any]) -> dict[str, Any]:
+    """Moves all weights: some are 0 at first."""
+    leaves, structure = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(9), len(leaves))
+    moved = [
+        leaf + 0.1 * jax.random.normal(key, leaf.shape)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_sizes_follow_one_rule(size: int) -> None:
     """Each further doubling starts from twice the channels, up to the most."""
@@ -36,7 +47,7 @@ def test_sizes_follow_one_rule(size: int) -> None:
         for name, kernel in variables["params"].items()
         if name.startswith("UpsampleConv")
     ]
-    assert blocks == {32: [4, 2], 64: [8, 4, 2], 128: [8, 8, 4, 2]}[size]
+    assert blocks == {32: [4, 2, 3], 64: [8, 4, 2, 3], 128: [8, 8, 4, 2, 3]}[size]
     discriminator = resgan.Discriminator(width=2, max_width=8)
     variables = _init(discriminator, image, label)
     chex.assert_shape(discriminator.apply(variables, image, label, train=False), (2,))
@@ -57,7 +68,7 @@ def test_classes_matter_to_both() -> None:
     assert len({each.tobytes() for each in image}) == 4
     same = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (1, 16, 16, 3)), (4, 16, 16, 3))
     discriminator = resgan.Discriminator(width=4)
-    variables = _init(discriminator, same, label)
+    variables = _moved(_init(discriminator, same, label))
     logits = np.asarray(discriminator.apply(variables, same, label, train=False))
     assert len(np.unique(logits.round(5))) == 4
 
@@ -65,7 +76,7 @@ def test_classes_matter_to_both() -> None:
 def test_a_transitional_discriminator_says_both() -> None:
     image, label = jax.random.normal(jax.random.key(1), (4, 16, 16, 3)), _labels(4)
     both = resgan.Discriminator(width=4, transitional=True)
-    variables = _init(both, image, label)
+    variables = _moved(_init(both, image, label))
     logits = both.apply(variables, image, label, train=False)
     one = resgan.Discriminator(width=4)
     chex.assert_trees_all_equal(logits[:, 1], one.apply(variables, image, label, train=False))

@@ -14,10 +14,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import study as study_config
-from dermagan_jax import cli, workdir
+from dermagan_jax import commands, workdir
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.metrics import classification
-from dermagan_jax.study import arms, cards, cells, results, study_report, verdict
+from dermagan_jax.study import arms, cards, cells, paper, results, study_report, verdict
 from dermagan_jax.study.arms import Chosen
 
 
@@ -53,9 +53,28 @@ def test_arms_differ_from_the_reference_by_what_they_say() -> None:
     }
 
 
+def test_the_papers_arms_are_its_tables() -> None:
+    config = study_config.get_config("paper")
+    arms.check(config)
+    by_name = {each.name: each for each in arms.known_arms(config, Chosen())}
+    networks = [f"P3 {name}{suffix}" for name in config.networks for suffix in ("", " real")]
+    rates = [f"PD {rate:g}" for rate in (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
+    assert list(by_name) == ["A1", "P2", *networks, *rates]
+    assert by_name["P3 vgg16"].changes["model.network"] == "vgg16"
+    assert by_name["P3 vgg16"].needs_gan
+    assert not by_name["P3 vgg16 real"].needs_gan
+    assert by_name["PD 0.3"].changes == {"model.dropout_rate": 0.3}
+    counts = arms.pool_counts(config, {"melanoma": 7})
+    assert counts == {"melanoma": arms.PAPERS_PER_CLASS}
+    assert arms.pool_counts(_config(), {"melanoma": 7}) == {"melanoma": 7}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"networks": ("alexnet",)}, "networks names 'alexnet'; known: 'vgg16'"),
+        ({"arms": ("A1", "P3")}, "networks is empty, and config.arms has 'P3'"),
+        ({"dropout_rates": (1.0,)}, "dropout_rates: give rates from 0, below 1"),
         ({"arms": ("A1", "B7")}, "names 'B7'; known: 'A0'"),
         ({"arms": ("A0",)}, "lacks 'A1', with which all are compared"),
         ({"arms": ("A1", "A7")}, "has 'A7' and lacks 'A4', whose size it has"),
@@ -114,22 +133,47 @@ def test_a_part_is_one_processs_until_it_dies(tmp_path: Path) -> None:
         assert ours
 
 
+_FIELDS = (
+    *("--config.arms=('A1', 'A4', 'A5', 'A6', 'A8')", "--config.gan_seeds=(0,)"),
+    *("--config.filters=('realistic=0.5', 'agreed')", "--config.ratios=(0.5, 1.0)"),
+    *("--config.gan.num_steps=2", "--config.gan.batch_size=8"),
+    *("--config.classifier.num_steps=4", "--config.classifier.batch_size=4"),
+    *("--config.classifier.eval_every_steps=2", "--config.gan.checkpoint_every_steps=2"),
+)
+
+
+def _run(data: Path, out: Path) -> None:
+    config = commands.study_config("configs/study.py:smoke", _FIELDS)
+    config.data_dir = str(data)
+    verdict.run(config, out, commands=["dermagan study …"])
+
+
 @pytest.fixture(scope="module")
 def finished(phantom_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study") / "study"
-    cli.main(_command(phantom_set, out))
+    _run(phantom_set, out)
     return out
 
 
-def _command(data: Path, out: Path) -> list[str]:
-    return [
-        *("study", "--config", "configs/study.py:smoke", "--data", str(data), "--out", str(out)),
-        *("--config.arms=('A1', 'A4', 'A5', 'A6', 'A8')", "--config.gan_seeds=(0,)"),
-        *("--config.filters=('realistic=0.5', 'agreed')", "--config.ratios=(0.5, 1.0)"),
-        *("--config.gan.num_steps=2", "--config.gan.batch_size=8"),
-        *("--config.classifier.num_steps=4", "--config.classifier.batch_size=4"),
-        *("--config.classifier.eval_every_steps=2", "--config.gan.checkpoint_every_steps=2"),
-    ]
+def test_fields_of_the_recipe_are_set_from_the_command_line() -> None:
+    config = commands.study_config("configs/study.py:smoke", _FIELDS)
+    assert config.arms == ("A1", "A4", "A5", "A6", "A8")
+    assert (config.gan.num_steps, config.classifier.num_steps) == (2, 4)
+    assert config.classifier_seeds == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "message"),
+    [
+        ("configs/nothing.py", [], "configs/nothing.py: is no file; give a recipe"),
+        ("configs/study.py:large", [], "unknown variant 'large'; known: default, paper, smoke"),
+        ("configs/study.py", ["--config.arm=1"], "arm"),
+        ("configs/study.py", ["--config.margin=wide"], "wide"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_named(text: str, fields: list[str], message: str) -> None:
+    with pytest.raises(DermaganError, match=message):
+        commands.study_config(text, fields)
 
 
 def test_a_study_ends_in_a_verdict(finished: Path) -> None:
@@ -184,7 +228,7 @@ def test_a_finished_study_is_read_and_not_run(
     (finished / verdict.RESULTS).unlink()
     for module in ("classifier_trainer.train_seeds", "gan_trainer.train"):
         monkeypatch.setattr(f"dermagan_jax.{module}", None)
-    cli.main(_command(phantom_set, finished))
+    _run(phantom_set, finished)
     assert (finished / verdict.RESULTS).read_bytes() == before
 
 
@@ -209,6 +253,26 @@ def test_the_cards_carry_licences_limits_and_figures(finished: Path) -> None:
     assert "private" not in (model + data).lower()
 
 
+def _arm(name: str, family: str, accuracies: list[float]) -> dict[str, object]:
+    seeds = [{"accuracy": each} for each in accuracies]
+    mean = {"accuracy": float(np.mean(accuracies)), "loss": 1.0}
+    return {"name": name, "family": family, "title": "", "seeds": seeds, "mean": mean}
+
+
+def test_the_papers_figures_stand_beside_ours() -> None:
+    document = {"reference": "A1", "data": {"leaky": True}, "arms": [_arm("A1", "A1", [0.4, 0.5])]}
+    assert paper.section(document) is None
+    document["arms"] += [_arm("P2", "P2", [0.6, 0.5]), _arm("PD 0.1", "PD", [0.3, 0.3])]
+    section = paper.section(document)
+    assert section is not None
+    (table,) = section.tables
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert (rows["P2"]["accuracy"], rows["P2"]["the paper's accuracy"]) == (0.55, 0.72)
+    assert (rows["P2"]["lowest"], rows["P2"]["highest"]) == (0.5, 0.6)
+    assert rows["PD 0.1"]["the paper's accuracy"] is None
+    assert "leaks on purpose" in section.text
+
+
 def test_what_fires_is_on_the_first_screen() -> None:
     accuracy = {"value": 0.7, "low": 0.6, "high": 0.8}
     probe = {"name": "hospital", "accuracy": accuracy, "guessing": 0.25, "fires": True}
@@ -220,8 +284,8 @@ def test_what_fires_is_on_the_first_screen() -> None:
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, phantom_set: Path) -> None:
     (tmp_path / "thesis.docx").write_text("mine")
-    with pytest.raises(SystemExit):
-        cli.main(_command(phantom_set, tmp_path))
+    with pytest.raises(DermaganError, match=r"holds thesis\.docx, which is no study's"):
+        _run(phantom_set, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
 
 

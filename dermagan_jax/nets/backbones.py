@@ -25,7 +25,7 @@ _BGR_MEANS = (103.939, 116.779, 123.68)
 
 def _to_caffe(image: jax.Array) -> jax.Array:
     """Turns [-1, 1] RGB into 0 to 255 BGR without the means."""
-    return (image[..., ::-1] + 1) * 127.5 - jnp.array(_BGR_MEANS)
+    return (image[..., ::-1] + 1) * 127.5 - jnp.array(_BGR_MEANS)[None, None, None]
 
 
 def _to_lite(image: jax.Array) -> jax.Array:
@@ -51,13 +51,13 @@ class Backbone:
     """A network that turns images into features.
 
     Attributes:
-      make: builds the module, called as `(image, train=...)`; whether its normalisation learns is
-        its argument.
+      make: builds the module, called as `(image, train=...)`, from whether its normalisation
+        learns and its name.
       prepare: turns [B, S, S, 3] float32 images in [-1, 1] into what the weights were trained on.
       weights_file: what Keras calls the file of ImageNet weights; "" where a package holds them.
     """
 
-    make: Callable[[bool], nn.Module]
+    make: Callable[[bool, str], nn.Module]
     prepare: Callable[[jax.Array], jax.Array]
     weights_file: str
 
@@ -69,29 +69,31 @@ def _same(image: jax.Array) -> jax.Array:
 BACKBONES: Mapping[str, Backbone] = MappingProxyType(
     {
         "vgg16": Backbone(
-            lambda _: VGG(DEPTHS_16),
+            lambda _, name: VGG(DEPTHS_16, name=name),
             _to_caffe,
             "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
         ),
         "vgg19": Backbone(
-            lambda _: VGG(DEPTHS_19),
+            lambda _, name: VGG(DEPTHS_19, name=name),
             _to_caffe,
             "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
         ),
         "resnet50": Backbone(
-            lambda learns: ResNet50(norm_learns=learns),
+            lambda learns, name: ResNet50(learns, name=name),
             _to_caffe,
             "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
         ),
         "mobilenet": Backbone(
-            lambda learns: MobileNet(norm_learns=learns), _same, "mobilenet_1_0_224_tf_no_top.h5"
+            lambda learns, name: MobileNet(learns, name=name),
+            _same,
+            "mobilenet_1_0_224_tf_no_top.h5",
         ),
         "mobilenet_v2": Backbone(
-            lambda learns: MobileNetV2(norm_learns=learns),
+            lambda learns, name: MobileNetV2(learns, name=name),
             _same,
             "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
         ),
-        "efficientnet_lite0": Backbone(lambda _: _Lite0(), _to_lite, ""),
+        "efficientnet_lite0": Backbone(lambda _, name: _Lite0(name=name), _to_lite, ""),
     }
 )
 """The networks by the names that a configuration gives."""
@@ -136,7 +138,7 @@ class BackboneClassifier(nn.Module):
         if image.shape[1] != self.side:
             shape = (len(image), self.side, self.side, 3)
             image = jax.image.resize(image, shape, "bilinear")
-        network = chosen.make(self.norm_learns).clone(name="backbone")
+        network = chosen.make(self.norm_learns, "backbone")
         features = network(chosen.prepare(image), train=train)
         if self.frozen:
             features = lax.stop_gradient(features)

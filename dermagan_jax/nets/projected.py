@@ -111,7 +111,7 @@ class Head(nn.Module):
             # From 0: what random classes would ask of the generator takes long to unlearn.
             embed = nn.Dense(self.features, use_bias=False, kernel_init=nn.initializers.zeros)
             match = jnp.einsum("bhwc,bc->bhw", x.astype(jnp.float32), embed(label))
-            conditional = logits + match / math.sqrt(self.features)
+            conditional = logits + match
         return jnp.stack([logits, conditional], axis=1).reshape(x.shape[0], 2, -1)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import ml_collections
 
+from dermagan_jax.classifier_config import NO_WEIGHTS
 from dermagan_jax.errors import DermaganError
+from dermagan_jax.nets.backbones import BACKBONES
 
 REFERENCE = "A1"
 GENERATED, FILTERED = "A4", "A5"
@@ -28,9 +30,14 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "A8": "as A4, labels of the generated images shuffled",
         "A9": "as A1, and more real images",
         "A10": "fewer real images, with and without generated ones",
+        "P2": "the paper's table 2: 100 generated images a class",
+        "P3": "the paper's table 3: other networks, with and without P2's images",
+        "PD": "the paper's dropout analysis, with P2's images",
     }
 )
 """What each family of arms is trained on, by its name in a configuration."""
+
+PAPERS_PER_CLASS = 100
 
 # Which images of a GAN an arm takes.
 ALL, PASSED, DISCARDED = "all", "passed", "discarded"
@@ -45,7 +52,8 @@ class Arm:
       family: its name in `FAMILIES`.
       title: one line for a reader.
       changes: fields of the classifier's configuration, by dotted name, that are this arm's own.
-      ratio: generated images for each real one of the class; 0 for an arm without a GAN.
+      ratio: generated images for each real one of the class; 0 for none.
+      per_class: or generated images of each class; 0 for none.
       images: which of the GAN's images: `ALL`, `PASSED` by the filter, or a random choice of their
         number.
       filter: the filter of `PASSED` and `DISCARDED`.
@@ -56,13 +64,14 @@ class Arm:
     title: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ratio: float = 0.0
+    per_class: int = 0
     images: str = ALL
     filter: str = ""
 
     @property
     def needs_gan(self) -> bool:
         """Whether each GAN seed makes a cell of its own."""
-        return self.ratio > 0
+        return bool(self.ratio or self.per_class)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +117,28 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise DermaganError(f"config.filters is empty, and config.arms has {FILTERED!r}")
     if "A9" in wanted and not config.more_real_dir:
         raise DermaganError("config.more_real_dir is empty, and config.arms has 'A9'")
+    if "P3" in wanted and not config.networks:
+        raise DermaganError("config.networks is empty, and config.arms has 'P3'")
+    unknown = sorted(set(config.networks) - set(BACKBONES))
+    if unknown:
+        known = ", ".join(map(repr, BACKBONES))
+        raise DermaganError(f"config.networks names {unknown[0]!r}; known: {known}")
+    if not all(0 <= rate < 1 for rate in config.dropout_rates):
+        raise DermaganError("config.dropout_rates: give rates from 0, below 1")
     if not all(0 < share < 1 for share in config.real_shares):
         raise DermaganError("config.real_shares: give shares between 0 and 1")
+
+
+def pool_counts(config: ml_collections.ConfigDict, real: Mapping[str, int]) -> dict[str, int]:
+    """Returns how many images of each class a study's arms take from a GAN, at most.
+
+    Args:
+      config: the study's.
+      real: the real training images of each class.
+    """
+    ratio = max(config.ratios) if GENERATED in config.arms else 0
+    least = PAPERS_PER_CLASS if any(name.startswith("P") for name in config.arms) else 0
+    return {name: max(round(ratio * count), least) for name, count in real.items()}
 
 
 def known_arms(config: ml_collections.ConfigDict, chosen: Chosen) -> list[Arm]:
@@ -132,6 +161,7 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
         yield Arm(f"A4 x{ratio:g}", "A4", f"as A1, and {ratio:g} generated a real one", ratio=ratio)
     if chosen.ratio is not None:
         yield from _at_ratio(config, chosen, chosen.ratio)
+    yield from _papers_arms(config)
     yield Arm("A9", "A9", FAMILIES["A9"], {"real.extra_dir": config.more_real_dir})
     for share in config.real_shares:
         yield Arm(f"A10 {share:.0%}", "A10", f"{share:.0%} of the real", {"real.share": share})
@@ -145,13 +175,34 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
             )
 
 
+def _papers_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
+    """Yields the arms of the paper's tables, all with its 100 images a class or without any."""
+    added: dict[str, Any] = {"per_class": PAPERS_PER_CLASS}
+    yield Arm("P2", "P2", FAMILIES["P2"], **added)
+    for name in config.networks:
+        network = {
+            "model.network": name,
+            "model.side": config.classifier.model.image_size,
+            "model.frozen": config.network_weights != NO_WEIGHTS,
+            "model.weights": config.network_weights,
+        }
+        how = "frozen" if network["model.frozen"] else "from scratch"
+        for more, title in ((added, f"as P2, {name} {how}"), ({}, f"as A1, {name} {how}")):
+            suffix = "" if more else " real"
+            yield Arm(f"P3 {name}{suffix}", "P3", title, network, **more)
+    for rate in config.dropout_rates:
+        title = f"as P2, dropout {rate:g}"
+        yield Arm(f"PD {rate:g}", "PD", title, {"model.dropout_rate": rate}, **added)
+
+
 def _at_ratio(config: ml_collections.ConfigDict, chosen: Chosen, ratio: float) -> Iterator[Arm]:
     """Yields the arms that follow from A4's ratio."""
     yield Arm("A2", "A2", f"as A1, {ratio:g} repeated a real one", {"real.repeated": ratio})
     for name in config.filters:
-        yield Arm(f"A5 {name}", "A5", f"as A4, those that pass {name}", {}, ratio, PASSED, name)
+        title = f"as A4, those that pass {name}"
+        yield Arm(f"A5 {name}", "A5", title, ratio=ratio, images=PASSED, filter=name)
     if chosen.filter is not None:
         title = f"as A4, as many as pass {chosen.filter}, at random"
-        yield Arm("A6", "A6", title, {}, ratio, DISCARDED, chosen.filter)
-    yield Arm("A7", "A7", FAMILIES["A7"], {"synthetic.only": True}, ratio)
-    yield Arm("A8", "A8", FAMILIES["A8"], {"synthetic.shuffle_labels": True}, ratio)
+        yield Arm("A6", "A6", title, ratio=ratio, images=DISCARDED, filter=chosen.filter)
+    yield Arm("A7", "A7", FAMILIES["A7"], {"synthetic.only": True}, ratio=ratio)
+    yield Arm("A8", "A8", FAMILIES["A8"], {"synthetic.shuffle_labels": True}, ratio=ratio)

@@ -55,17 +55,10 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
     by_name = {arm.name: arm for arm in arms}
     logits = {name: runner.logits(arm, "test") for name, arm in by_name.items()}
     right = {name: each.argmax(axis=-1) == test.label for name, each in logits.items()}
-    rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    differences = {
-        name: comparison.paired_difference(
-            right[name], right[REFERENCE], lesion, label=test.label, rng=rng
-        )
-        for name in by_name
-        if name != REFERENCE
-    }
+    compared = _compare(right, test.label, lesion)
     primary = {
         name: difference
-        for name, difference in differences.items()
+        for name, difference in compared.items()
         if is_primary(by_name[name], chosen)
     }
     verdicts = comparison.verdicts(primary, margin=runner.config.margin)
@@ -80,8 +73,8 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
         row["num_generated"] = runner.num_generated(arm)
         if name == REFERENCE or (arm.family == GENERATED and is_primary(arm, chosen)):
             row["shortcuts"] = _shortcuts(runner, arm, test, right[name])
-        if name in differences:
-            row["difference"] = dataclasses.asdict(differences[name])
+        if name in compared:
+            row["difference"] = dataclasses.asdict(compared[name])
             row["mcnemar_p"] = comparison.mcnemar(
                 *(_together(logits[each]) == test.label for each in (name, REFERENCE))
             )
@@ -99,6 +92,18 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
         "classifier_seeds": list(runner.config.classifier_seeds),
         "intervals": {"level": intervals.LEVEL, "resamples": intervals.NUM_RESAMPLES},
         "arms": rows,
+    }
+
+
+def _compare(
+    right: Mapping[str, np.ndarray], label: np.ndarray, lesion: np.ndarray
+) -> dict[str, comparison.Difference]:
+    """Compares each arm's [G, C, N] right answers with the reference's."""
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    return {
+        name: comparison.paired_difference(each, right[REFERENCE], lesion, label=label, rng=rng)
+        for name, each in right.items()
+        if name != REFERENCE
     }
 
 

@@ -39,6 +39,7 @@ from dermagan_jax.study.arms import (
     Arm,
     Chosen,
     known_arms,
+    pool_counts,
 )
 from dermagan_jax.trained_classifier import TrainedClassifier, load_classifier
 
@@ -216,11 +217,14 @@ class Runner:
     def _cell_config(self, cell: Cell, images: Path | None) -> ml_collections.ConfigDict:
         config = self.config.classifier.copy_and_resolve_references()
         config.data_dir = self.config.data_dir
-        config.update_from_flattened_dict(dict(cell.arm.changes))
+        with config.unlocked():  # Another network has fields that the paper's has not.
+            config.update_from_flattened_dict(dict(cell.arm.changes))
         if images is not None:
             config.synthetic.dir = str(images)
-            # Chosen images are all used, the pool as far as the ratio goes.
-            config.synthetic.ratio = cell.arm.ratio if cell.arm.images == ALL else 0.0
+            # Chosen images are all used, of the pool as many as the arm says.
+            if cell.arm.images == ALL:
+                config.synthetic.ratio = cell.arm.ratio
+                config.synthetic.per_class = cell.arm.per_class
         return config
 
     def _gan(self, seed: int) -> Path | None:
@@ -243,13 +247,11 @@ class Runner:
         gan = self._gan(cell.gan_seed)
         if gan is None:
             return None
-        largest = max(*self.config.ratios, cell.arm.ratio)
+        counts = pool_counts(self.config, self.opened.train.counts())
         pool = self._folder(
-            lambda: synthesis.generate(
-                synthesis.load_gan(gan), per_class=self._counts(largest), seed=POOL_SEED
-            ),
+            lambda: synthesis.generate(synthesis.load_gan(gan), per_class=counts, seed=POOL_SEED),
             gan=gan.name,
-            ratio=largest,
+            counts=counts,
         )
         if pool is None or cell.arm.images == ALL:
             return pool

@@ -8,7 +8,7 @@ from typing import Any
 
 from dermagan_jax import console, figures
 from dermagan_jax.lesions import CLASSES
-from dermagan_jax.study import forest
+from dermagan_jax.study import forest, paper
 from dermagan_jax.study.arms import FILTERED, GENERATED, NEGATIVE_CONTROL
 from dermagan_jax.study.report import Cell, Figure, Section, Table, write_report
 
@@ -29,12 +29,14 @@ def write(out: Path, document: Mapping[str, Any], *, commands: Sequence[str]) ->
     """
     folder = out / FIGURES
     folder.mkdir(exist_ok=True)
+    papers = paper.section(document)
     return write_report(
         out / REPORT,
         title="Do generated images help?",
         notice=console.notice(document["kind"]),
         sections=[
             _verdict_section(folder, document),
+            *([papers] if papers else []),
             _arms_section(document),
             _classes_section(folder, document),
             _calibration_section(document),
