@@ -148,8 +148,8 @@ def known_arms(config: ml_collections.ConfigDict, chosen: Chosen) -> list[Arm]:
       config: the study's.
       chosen: what validation has chosen so far.
     """
-    wanted = set(config.arms)
-    return [arm for arm in _arms(config, chosen) if arm.family in wanted]
+    wanted = [arm for arm in _arms(config, chosen) if arm.family in config.arms]
+    return sorted(wanted, key=lambda arm: list(FAMILIES).index(arm.family))
 
 
 def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
@@ -158,18 +158,25 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
     for mixing in ("mixup", "cutmix"):
         yield Arm(f"A3 {mixing}", "A3", f"as A1, {mixing}", {"mixing": mixing})
     for ratio in config.ratios:
-        yield Arm(f"A4 x{ratio:g}", "A4", f"as A1, and {ratio:g} generated a real one", ratio=ratio)
+        yield Arm(
+            f"A4 x{ratio:g}",
+            "A4",
+            f"as A1, and {ratio:g} generated images for each real one",
+            ratio=ratio,
+        )
     if chosen.ratio is not None:
         yield from _at_ratio(config, chosen, chosen.ratio)
     yield from _papers_arms(config)
     yield Arm("A9", "A9", FAMILIES["A9"], {"real.extra_dir": config.more_real_dir})
     for share in config.real_shares:
-        yield Arm(f"A10 {share:.0%}", "A10", f"{share:.0%} of the real", {"real.share": share})
+        yield Arm(
+            f"A10 {share:.0%}", "A10", f"{share:.0%} of the real images", {"real.share": share}
+        )
         if chosen.ratio is not None and GENERATED in config.arms:
             yield Arm(
                 f"A10 {share:.0%} + generated",
                 "A10",
-                f"{share:.0%} of the real, and {chosen.ratio:g} generated for each of all",
+                f"{share:.0%} of the real, and A4's generated images",
                 {"real.share": share},
                 ratio=chosen.ratio,
             )
@@ -197,7 +204,9 @@ def _papers_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
 
 def _at_ratio(config: ml_collections.ConfigDict, chosen: Chosen, ratio: float) -> Iterator[Arm]:
     """Yields the arms that follow from A4's ratio."""
-    yield Arm("A2", "A2", f"as A1, {ratio:g} repeated a real one", {"real.repeated": ratio})
+    yield Arm(
+        "A2", "A2", f"as A1, {ratio:g} repeated for each real image", {"real.repeated": ratio}
+    )
     for name in config.filters:
         title = f"as A4, those that pass {name}"
         yield Arm(f"A5 {name}", "A5", title, ratio=ratio, images=PASSED, filter=name)

@@ -156,12 +156,13 @@ class Runner:
 
     def _finish(self, pending: list[Cell]) -> None:
         """Makes cells until all are there; those that another process makes are waited for."""
-        total = len(pending)
+        total, done = len(pending), 0
         while pending:
             left: list[Cell] = []
             for cell in pending:
                 if self._make_cell(cell):
-                    _logger.info("study: %d of %d, %s", total - len(left), total, cell)
+                    done += 1
+                    _logger.info("study: %d of %d, %s", done, total, cell)
                 else:
                     left.append(cell)
             if left and len(left) == len(pending):

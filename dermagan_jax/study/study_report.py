@@ -109,7 +109,7 @@ def _sentence(arm: Mapping[str, Any], margin: float) -> str:
         "helps": "helps",
         "harms": "harms",
         "no difference": f"makes no difference of {margin:g} points or more",
-        "no evidence": f"shows no evidence of a difference, and none against ±{margin:g} points",
+        "no evidence": f"shows neither a difference nor the lack of one, at ±{margin:g} points",
     }
     return f"{what} {words[arm['verdict']]}: {figures_of_it}."
 
