@@ -5,6 +5,7 @@ r"""A conditional residual GAN for a few hundred images a class, one network for
 
 Variants:
   default: 200 thousand images.
+  projected: the same, with a discriminator that looks through a frozen EfficientNet-Lite0.
   smoke: narrow networks for a few steps, to see that everything runs.
 
 Comparisons are a field each: --config.augment=none, --config.r1=0, --config.ema_half_life_kimg=0,
@@ -42,8 +43,21 @@ def _model() -> ml_collections.ConfigDict:
     return model
 
 
+def _make_small(config: ml_collections.ConfigDict) -> None:
+    config.model.width = config.model.max_width = 16
+    config.model.d_width = config.model.d_max_width = 16
+    config.model.latent_size = 16
+    config.batch_size = 16
+    config.total_kimg = 0.0
+    config.num_steps = 40
+    config.log_every_steps = 4
+    config.penalty_interval = 4
+    config.checkpoint_every_steps = 20
+    config.watch.features = ""
+
+
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
-    """Returns the configuration of a variant: `default` or `smoke`."""
+    """Returns the configuration of a variant: `default`, `projected` or `smoke`."""
     config = ml_collections.ConfigDict()
     config.variant = variant
     config.data_dir = ""  # A prepared data set: `dermagan prepare --out DIR`.
@@ -86,16 +100,13 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.watch.patience = 0  # Checkpoints without a lower KID after which to stop; 0 for never.
 
     if variant == "smoke":
-        config.model.width = config.model.max_width = 16
-        config.model.d_width = config.model.d_max_width = 16
-        config.model.latent_size = 16
-        config.batch_size = 16
-        config.total_kimg = 0.0
-        config.num_steps = 40
-        config.log_every_steps = 4
-        config.penalty_interval = 4
-        config.checkpoint_every_steps = 20
-        config.watch.features = ""
+        _make_small(config)
+    elif variant == "projected":
+        config.model.discriminator = "projected"
+        config.model.d_width = 32
+        config.optimizer.learning_rate = 2e-4
+        config.loss = "hinge"
+        config.r1 = 0.0  # The heads are bounded by their spectral norm.
     elif variant != "default":
-        raise ValueError(f"unknown variant {variant!r}; known: default, smoke")
+        raise ValueError(f"unknown variant {variant!r}; known: default, projected, smoke")
     return config

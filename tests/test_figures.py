@@ -47,13 +47,13 @@ every_drawing = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS.
 def texts(monkeypatch) -> list[str]:
     """Every text of the figures that the test draws."""
     found: list[str] = []
-    save = figures._save
+    save = figures.save
 
     def read_and_save(figure: Figure, path: str | Path) -> Path:
         found.extend(text.get_text() for text in figure.findobj(matplotlib.text.Text))
         return save(figure, path)
 
-    monkeypatch.setattr(figures, "_save", read_and_save)
+    monkeypatch.setattr(figures, "save", read_and_save)
     return found
 
 
@@ -216,7 +216,7 @@ def test_class_colours_are_the_same_in_every_figure_and_all_differ():
 
 def test_png_holds_what_the_canvas_shows(tmp_path):
     figure = Figure(figsize=(2, 1), dpi=150, facecolor="#D55E00")
-    data = figures._save(figure, tmp_path / "a.png").read_bytes()
+    data = figures.save(figure, tmp_path / "a.png").read_bytes()
     pixels = np.asarray(Image.open(io.BytesIO(data)))
     assert pixels.shape == (150, 300, 3)
     assert (pixels == (0xD5, 0x5E, 0x00)).all()
