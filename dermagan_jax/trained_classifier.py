@@ -67,4 +67,11 @@ def load_classifier(folder: Path) -> TrainedClassifier:
 
 def _temperature(folder: Path) -> float | None:
     path = folder / workdir.SUMMARY
-    return json.loads(path.read_text()).get("temperature") if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text()).get("temperature")
+    except (OSError, ValueError) as error:
+        raise DermaganError(
+            f"{path}: cannot be read ({error}); run train_classifier.py on the workdir again"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -93,6 +94,13 @@ def test_a_run_that_did_not_end_gives_no_probabilities(run: Path, files: list[Pa
     cut_short = TrainedClassifier(**{**vars(trained), "temperature": None})
     with pytest.raises(DermaganError, match="did not end, so its probabilities are not calibrated"):
         predicting.predict(cut_short, files)
+
+
+def test_a_damaged_summary_is_named(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / workdir.SUMMARY).write_text('{"temperature": ')
+    with pytest.raises(DermaganError, match=r"summary\.json: cannot be read"):
+        load_classifier(copy)
 
 
 def test_the_papers_network_looks_somewhere(run: Path, phantom_set: Path) -> None:
