@@ -29,9 +29,8 @@ def _model() -> ml_collections.ConfigDict:
     model.discriminator = "residual"  # "projected" looks through a frozen EfficientNet-Lite0.
     model.d_side = 64  # Side of the images that a projected one looks at, a multiple of 32.
     model.d_head_width = 64  # Channels of its heads.
-    model.d_width = (
-        48  # Channels of its first map; of a projected one, of the largest map it mixes.
-    )
+    # Channels of the discriminator's first map; of a projected one, of the largest map it mixes.
+    model.d_width = 48
     model.d_max_width = 192
     model.d_convs = 0
     model.d_batch_norm = False

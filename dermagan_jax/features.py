@@ -90,9 +90,7 @@ class Extractor:
 
     def features_of(self, split: prepared.Split, *, label: str) -> FeatureSet:
         """Computes the features of a prepared set's images; see `extract`."""
-        # An image without a lesion's name is one of its own.
-        lesion = np.where(split.lesion_id == "", split.image_id, split.lesion_id)
-        return FeatureSet(self.extract(split.image, label=label), split.label, lesion)
+        return FeatureSet(self.extract(split.image, label=label), split.label, split.lesion)
 
 
 def find_extractor(text: str) -> Extractor:

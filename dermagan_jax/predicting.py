@@ -11,6 +11,7 @@ import numpy as np
 from scipy import special
 
 from dermagan_jax import explaining, images
+from dermagan_jax.data.pipeline import LabelledImages, eval_batches
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.trained_classifier import TrainedClassifier
@@ -51,12 +52,10 @@ def predict_images(trained: TrainedClassifier, image: np.ndarray) -> np.ndarray:
     """Classifies [N, S, S, 3] uint8 images of the classifier's size: [N, K] float64 logits."""
     classify = jax.jit(lambda image: trained.model.apply(trained.variables, image, train=False))
     found = []
-    for start in range(0, len(image), BATCH_SIZE):
-        batch = image[start : start + BATCH_SIZE]
-        padding = ((0, BATCH_SIZE - len(batch)), (0, 0), (0, 0), (0, 0))
-        # Every batch has one shape, so that one program serves all.
-        padded = images.to_float(np.pad(batch, padding))
-        found.append(np.asarray(classify(padded), np.float64)[: len(batch)])
+    unlabelled = LabelledImages(image, np.zeros(len(image), np.int32))
+    for batch, count in eval_batches(unlabelled, batch_size=BATCH_SIZE):
+        logits = classify(images.to_float(batch["image"]))
+        found.append(np.asarray(logits, np.float64)[:count])
     return np.concatenate(found)
 
 

@@ -111,15 +111,14 @@ def _real_images(real: Config, opened: TrainingData) -> tuple[LabelledImages, di
 def _lesions_share(opened: TrainingData, share: float, rng: np.random.Generator) -> np.ndarray:
     """Draws lesions, class by class, until they have that share of its images."""
     split = prepared.load_split(opened.folder, "train")
-    lesion = np.where(split.lesion_id == "", split.image_id, split.lesion_id)
     chosen = []
     for label in range(NUM_CLASSES):
         members = np.flatnonzero(split.label == label)
         wanted = round(share * len(members))
-        names = rng.permutation(np.unique(lesion[members]))
+        names = rng.permutation(np.unique(split.lesion[members]))
         place = {name: index for index, name in enumerate(names.tolist())}
         # In the drawn order of lesions, so that a larger share begins with a smaller one.
-        order = np.argsort([place[name] for name in lesion[members].tolist()], kind="stable")
+        order = np.argsort([place[name] for name in split.lesion[members].tolist()], kind="stable")
         chosen.append(members[order[:wanted]])
     return np.sort(np.concatenate(chosen))
 

@@ -263,6 +263,13 @@ def test_the_papers_figures_stand_beside_ours() -> None:
     document = {"reference": "A1", "data": {"leaky": True}, "arms": [_arm("A1", "A1", [0.4, 0.5])]}
     assert paper.section(document) is None
     document["arms"] += [_arm("P2", "P2", [0.6, 0.5]), _arm("PD 0.1", "PD", [0.3, 0.3])]
+    difference = dict.fromkeys(("value", "low", "high", "smallest"), 0.05)
+    document["arms"][1] |= {"difference": difference, "verdict": "helps"}
+    said = study_report.verdict(
+        document
+        | {"margin": 0.02, "shortcuts": {"probes": []}, "num_test": {"images": 4, "lesions": 2}}
+    )
+    assert said[0].startswith("P2 () helps: +5.0 points")
     section = paper.section(document)
     assert section is not None
     (table,) = section.tables

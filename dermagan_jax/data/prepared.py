@@ -59,6 +59,11 @@ class Split:
     source: np.ndarray
     site: np.ndarray
 
+    @property
+    def lesion(self) -> np.ndarray:
+        """The lesion of each image, [N] str: one without a name is a lesion of its own."""
+        return np.where(self.lesion_id == "", self.image_id, self.lesion_id)
+
     def take(self, chosen: np.ndarray) -> Split:
         """Returns the images of these indices, or of this mask."""
         return Split(*(getattr(self, each.name)[chosen] for each in dataclasses.fields(self)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dermagan_jax.lesions import NUM_CLASSES
-from dermagan_jax.nets.efficientnet_lite import EfficientNetLite0
+from dermagan_jax.nets import efficientnet_lite
 from dermagan_jax.nets.mobilenet import MobileNet, MobileNetV2
 from dermagan_jax.nets.resnet import ResNet50
 from dermagan_jax.nets.vgg import DEPTHS_16, DEPTHS_19, VGG
@@ -28,11 +28,6 @@ def _to_caffe(image: jax.Array) -> jax.Array:
     return (image[..., ::-1] + 1) * 127.5 - jnp.array(_BGR_MEANS)[None, None, None]
 
 
-def _to_lite(image: jax.Array) -> jax.Array:
-    """Turns [-1, 1] into (pixel - 127) / 128, as TensorFlow's EfficientNet-Lite takes it."""
-    return (image * 127.5 + 0.5) / 128.0
-
-
 class _Lite0(nn.Module):
     """EfficientNet-Lite0 to its features; its statistics stay as they were loaded."""
 
@@ -42,7 +37,7 @@ class _Lite0(nn.Module):
     @nn.compact
     def maps(self, image: jax.Array, *, train: bool) -> jax.Array:
         del train
-        (last,) = EfficientNetLite0(output="last_map", name="network")(image)
+        (last,) = efficientnet_lite.EfficientNetLite0(output="last_map", name="network")(image)
         return last
 
 
@@ -93,7 +88,9 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
             _same,
             "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
         ),
-        "efficientnet_lite0": Backbone(lambda _, name: _Lite0(name=name), _to_lite, ""),
+        "efficientnet_lite0": Backbone(
+            lambda _, name: _Lite0(name=name), efficientnet_lite.scaled, ""
+        ),
     }
 )
 """The networks by the names that a configuration gives."""

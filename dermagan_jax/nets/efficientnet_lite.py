@@ -24,6 +24,11 @@ _STEM_FEATURES, NUM_FEATURES, NUM_CLASSES = 32, 1280, 1000
 _norm = functools.partial(nn.BatchNorm, use_running_average=True, epsilon=1e-3, name="norm")
 
 
+def scaled(image: jax.Array) -> jax.Array:
+    """Turns images in [-1, 1] into (pixel - 127) / 128, as TensorFlow's release takes them."""
+    return (image * 127.5 + 0.5) / 128.0
+
+
 class Pointwise(nn.Module):
     """1x1 convolution and BatchNorm with running statistics."""
 

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from dermagan_jax.nets import layers, pretrained
-from dermagan_jax.nets.efficientnet_lite import EfficientNetLite0
+from dermagan_jax.nets import efficientnet_lite, layers, pretrained
 from dermagan_jax.nets.resgan import MINIBATCH_GROUP, minibatch_deviation
 
 LAST_SIDE = 4
@@ -156,10 +155,9 @@ class Discriminator(nn.Module):
           [B, N] float32 logits of "real", one for each place of each map; [B, 2, N] when
           transitional, unconditional and conditional.
         """
-        extractor = EfficientNetLite0(output="maps")
+        extractor = efficientnet_lite.EfficientNetLite0(output="maps")
         frozen: Any = self.variable("batch_stats", "frozen", _frozen_variables).value
-        # As the weights were trained: (pixel - 127) / 128, of pixels from 0 to 255.
-        scaled = (image * 127.5 + 0.5) / 128.0
+        scaled = efficientnet_lite.scaled(image)
         if image.shape[1] != self.side:
             scaled = _resize(scaled, self.side)
         maps: Any = extractor.apply(frozen, scaled)

@@ -14,7 +14,7 @@ from dermagan_jax.errors import DermaganError
 from dermagan_jax.nets.backbones import BACKBONES
 
 REFERENCE = "A1"
-GENERATED, FILTERED = "A4", "A5"
+GENERATED, FILTERED, PAPERS = "A4", "A5", "P2"
 NEGATIVE_CONTROL = "A8"
 
 FAMILIES: Mapping[str, str] = MappingProxyType(

@@ -37,19 +37,15 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
 
 
-def _percent(value: float | None) -> str:
-    return console.percent(value)
-
-
 def _model_card(document: Mapping[str, Any]) -> str:
     rows = [
         [
             arm["name"],
             arm["title"],
             str(len(arm["seeds"])),
-            _percent(arm["mean"]["balanced_accuracy"]),
-            _percent(arm["mean"]["accuracy"]),
-            _percent(arm["mean"]["melanoma_sensitivity_at_90"]),
+            console.percent(arm["mean"]["balanced_accuracy"]),
+            console.percent(arm["mean"]["accuracy"]),
+            console.percent(arm["mean"]["melanoma_sensitivity_at_90"]),
         ]
         for arm in document["arms"]
     ]

@@ -18,12 +18,12 @@ from dermagan_jax.study.arms import FILTERED, GENERATED, REFERENCE, Arm, Chosen
 from dermagan_jax.study.runner import Runner
 
 MELANOMA = CLASSES.index("melanoma")
-SPECIFICITIES = (0.90, 0.95)
+SPECIFICITIES = (90, 95)  # Percent.
 _BOOTSTRAP_SEED = 0
 
 SCORES = (
     *("balanced_accuracy", "accuracy", "loss", "macro_auc"),
-    *("melanoma_sensitivity_at_90", "melanoma_sensitivity_at_95"),
+    *(f"melanoma_sensitivity_at_{percent}" for percent in SPECIFICITIES),
     *("expected_calibration_error", "brier", "temperature"),
 )
 """The numbers of a classifier that are averaged over seeds."""
@@ -50,12 +50,11 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
       What results.json holds beside the probes, as JSON types; the same for the same cells.
     """
     test = prepared.load_split(runner.opened.folder, "test")
-    lesion = np.where(test.lesion_id == "", test.image_id, test.lesion_id)
     validation_label = runner.opened.split("validation").label
     by_name = {arm.name: arm for arm in arms}
     logits = {name: runner.logits(arm, "test") for name, arm in by_name.items()}
     right = {name: each.argmax(axis=-1) == test.label for name, each in logits.items()}
-    compared = _compare(right, test.label, lesion)
+    compared = _compare(right, test)
     primary = {
         name: difference
         for name, difference in compared.items()
@@ -84,7 +83,7 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
     return {
         "kind": runner.opened.report["kind"],
         "data": runner.opened.description(),
-        "num_test": {"images": len(lesion), "lesions": len(np.unique(lesion))},
+        "num_test": {"images": len(test.label), "lesions": len(np.unique(test.lesion))},
         "reference": REFERENCE,
         "margin": runner.config.margin,
         "chosen": dataclasses.asdict(chosen),
@@ -96,12 +95,14 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
 
 
 def _compare(
-    right: Mapping[str, np.ndarray], label: np.ndarray, lesion: np.ndarray
+    right: Mapping[str, np.ndarray], test: prepared.Split
 ) -> dict[str, comparison.Difference]:
     """Compares each arm's [G, C, N] right answers with the reference's."""
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
     return {
-        name: comparison.paired_difference(each, right[REFERENCE], lesion, label=label, rng=rng)
+        name: comparison.paired_difference(
+            each, right[REFERENCE], test.lesion, label=test.label, rng=rng
+        )
         for name, each in right.items()
         if name != REFERENCE
     }
@@ -138,9 +139,9 @@ def score(logits: np.ndarray, label: np.ndarray, temperature: float) -> dict[str
     found = classification.evaluate(logits, label)
     aucs = [each["auc"] for each in found["per_class"].values() if each["auc"] is not None]
     found["macro_auc"] = float(np.mean(aucs)) if aucs else None
-    for specificity in SPECIFICITIES:
-        found[f"melanoma_sensitivity_at_{specificity:.0%}".rstrip("%")] = (
-            classification.sensitivity_at(logits, label, MELANOMA, specificity=specificity)
+    for percent in SPECIFICITIES:
+        found[f"melanoma_sensitivity_at_{percent}"] = classification.sensitivity_at(
+            logits, label, MELANOMA, specificity=percent / 100
         )
     found["temperature"] = temperature
     found |= calibration.measure(special.softmax(logits, axis=1), label)

@@ -9,7 +9,7 @@ from typing import Any
 from dermagan_jax import console, figures
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.study import forest, paper
-from dermagan_jax.study.arms import FILTERED, GENERATED, NEGATIVE_CONTROL
+from dermagan_jax.study.arms import FILTERED, GENERATED, NEGATIVE_CONTROL, PAPERS
 from dermagan_jax.study.report import Cell, Figure, Section, Table, write_report
 
 REPORT = "report.html"
@@ -59,7 +59,7 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
         if "verdict" in arm:
             by_family.setdefault(arm["family"], arm)
     paragraphs = []
-    main = [by_family[name] for name in (GENERATED, FILTERED) if name in by_family]
+    main = [by_family[name] for name in (GENERATED, FILTERED, PAPERS) if name in by_family]
     if not main:
         paragraphs.append("This study has no arm with generated images.")
     paragraphs += [_sentence(arm, margin) for arm in main]

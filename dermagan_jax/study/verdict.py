@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -99,7 +98,6 @@ def _write_table(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def _rows(document: Mapping[str, Any]) -> Iterator[list[Any]]:
-    for arm, seed in itertools.chain.from_iterable(
-        ((arm, seed) for seed in arm["seeds"]) for arm in document["arms"]
-    ):
-        yield [arm["name"], arm["family"], *(seed[name] for name in _COLUMNS[2:])]
+    for arm in document["arms"]:
+        for seed in arm["seeds"]:
+            yield [arm["name"], arm["family"], *(seed[name] for name in _COLUMNS[2:])]
