@@ -41,6 +41,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.networks = ()  # P3: see configs/backbone.py.
     config.network_weights = "imagenet"  # P3: frozen; or "none": trained from scratch.
     config.dropout_rates = ()  # PD.
+    config.beside = ()  # Finished studies of other sets, whose reference P2 is to be shown beside.
 
     config.gan_seeds = (0, 1, 2)
     config.classifier_seeds = (0, 1, 2)

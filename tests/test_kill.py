@@ -83,3 +83,12 @@ def test_training(script: str, phantom_set: Path, tmp_path: Path) -> None:
     every = "checkpoint_every_steps" if script == "train_gan" else "eval_every_steps"
     command += [f"--config.{every}=10"]
     _check_kills(command, "run", tmp_path, kills=4)
+
+
+def test_study(phantom_set: Path, tmp_path: Path) -> None:
+    command = [*DERMAGAN, "study", f"--config={ROOT}/configs/study.py:smoke", "--out=study"]
+    command += [f"--data={phantom_set}", "--config.gan.num_steps=8", "--config.gan_seeds=(0,)"]
+    command += ["--config.arms=('A1', 'A4', 'A5', 'A8')", "--config.gan.batch_size=8"]
+    command += ["--config.classifier.num_steps=20", "--config.classifier.batch_size=4"]
+    command += ["--config.classifier.eval_every_steps=5", "--config.gan.checkpoint_every_steps=2"]
+    _check_kills(command, "study", tmp_path, kills=10)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from playwright.sync_api import Page, sync_playwright
 
 from configs import study as study_config
 from dermagan_jax import commands, workdir
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.metrics import classification
-from dermagan_jax.study import arms, cards, cells, paper, results, study_report, verdict
+from dermagan_jax.study import arms, cards, cells, results, study_report, verdict
 from dermagan_jax.study.arms import Chosen
 
 
@@ -239,7 +242,52 @@ def test_the_report_says_it_in_words(finished: Path) -> None:
         assert html.escape(paragraph) in page or paragraph in page
     assert "Phantom data: says nothing about skin." in page
     assert page.count("<table") >= 5
-    assert (finished / "figures" / "forest.png").is_file()
+    drawn = {path.name for path in (finished / "figures").iterdir()}
+    assert {"forest.png", "images_real.png", "curve_loss.png"} <= drawn
+    # Four images of a phantom set are all right or all wrong for some classifier.
+    assert {"attention_right.png", "attention_wrong.png"} & drawn
+    for each in drawn:
+        assert base64.b64encode((finished / "figures" / each).read_bytes()).decode() in page
+
+
+def test_the_report_works_in_a_browser_on_a_phone_and_a_desk(finished: Path) -> None:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("there is no chromium")
+    with sync_playwright() as playwright:
+        # A container's root has no sandbox.
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        for width in (360, 1280):
+            page = browser.new_page(viewport={"width": width, "height": 800})
+            told: list[str] = []
+            page.on("console", lambda message, told=told: told.append(message.text))
+            page.on("pageerror", lambda error, told=told: told.append(str(error)))
+            page.goto((finished / study_report.REPORT).as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            _sort_and_enlarge(page)
+            assert told == []
+        browser.close()
+
+
+def _sort_and_enlarge(page: Page) -> None:
+    arms_table = page.locator("table", has_text="Arms, means over seeds")
+    heading = arms_table.get_by_role("button", name="balanced accuracy")
+    heading.click()
+    cells = arms_table.locator("tbody tr td:nth-of-type(3)")
+    values = [float(text) for text in cells.all_inner_texts()]
+    assert values == sorted(values)
+    assert len(set(values)) > 1
+    heading.click()
+    assert [float(text) for text in cells.all_inner_texts()] == sorted(values, reverse=True)
+    dialog = page.locator("dialog")
+    assert not dialog.is_visible()
+    page.locator("section", has=page.get_by_role("heading", name="Images")).locator(
+        "button.enlarge"
+    ).first.click()
+    assert dialog.is_visible()
+    assert dialog.locator("img").get_attribute("alt") == "Real training images."
+    dialog.click()
+    assert not dialog.is_visible()
 
 
 def test_the_cards_carry_licences_limits_and_figures(finished: Path) -> None:
@@ -251,33 +299,6 @@ def test_the_cards_carry_licences_limits_and_figures(finished: Path) -> None:
     for licence in document["data"]["licences"]:
         assert licence in data
     assert "private" not in (model + data).lower()
-
-
-def _arm(name: str, family: str, accuracies: list[float]) -> dict[str, object]:
-    seeds = [{"accuracy": each} for each in accuracies]
-    mean = {"accuracy": float(np.mean(accuracies)), "loss": 1.0}
-    return {"name": name, "family": family, "title": "", "seeds": seeds, "mean": mean}
-
-
-def test_the_papers_figures_stand_beside_ours() -> None:
-    document = {"reference": "A1", "data": {"leaky": True}, "arms": [_arm("A1", "A1", [0.4, 0.5])]}
-    assert paper.section(document) is None
-    document["arms"] += [_arm("P2", "P2", [0.6, 0.5]), _arm("PD 0.1", "PD", [0.3, 0.3])]
-    difference = dict.fromkeys(("value", "low", "high", "smallest"), 0.05)
-    document["arms"][1] |= {"difference": difference, "verdict": "helps"}
-    said = study_report.verdict(
-        document
-        | {"margin": 0.02, "shortcuts": {"probes": []}, "num_test": {"images": 4, "lesions": 2}}
-    )
-    assert said[0].startswith("P2 () helps: +5.0 points")
-    section = paper.section(document)
-    assert section is not None
-    (table,) = section.tables
-    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
-    assert (rows["P2"]["accuracy"], rows["P2"]["the paper's accuracy"]) == (0.55, 0.72)
-    assert (rows["P2"]["lowest"], rows["P2"]["highest"]) == (0.5, 0.6)
-    assert rows["PD 0.1"]["the paper's accuracy"] is None
-    assert "leaks on purpose" in section.text
 
 
 def test_what_fires_is_on_the_first_screen() -> None:

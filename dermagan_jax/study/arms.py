@@ -14,7 +14,7 @@ from dermagan_jax.errors import DermaganError
 from dermagan_jax.nets.backbones import BACKBONES
 
 REFERENCE = "A1"
-GENERATED, FILTERED, PAPERS = "A4", "A5", "P2"
+GENERATED, FILTERED, PAPERS, DROPOUT = "A4", "A5", "P2", "PD"
 NEGATIVE_CONTROL = "A8"
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
@@ -199,7 +199,7 @@ def _papers_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
             yield Arm(f"P3 {name}{suffix}", "P3", title, network, **more)
     for rate in config.dropout_rates:
         title = f"as P2, dropout {rate:g}"
-        yield Arm(f"PD {rate:g}", "PD", title, {"model.dropout_rate": rate}, **added)
+        yield Arm(f"{DROPOUT} {rate:g}", DROPOUT, title, {"model.dropout_rate": rate}, **added)
 
 
 def _at_ratio(config: ml_collections.ConfigDict, chosen: Chosen, ratio: float) -> Iterator[Arm]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dermagan_jax.study.report import Cell, Section, Table
+from dermagan_jax import figures
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.study.arms import DROPOUT, PAPERS, REFERENCE
+from dermagan_jax.study.report import Cell, Figure, Section, Table
 
 PRINTED: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -26,18 +31,68 @@ and the classifiers had seen too, and of pretrained networks without their own p
 """
 
 
-def section(document: Mapping[str, Any]) -> Section | None:
+def read_others(folders: Sequence[str], results: str) -> list[dict[str, Any]]:
+    """Reads what the reference reached in finished studies of other sets.
+
+    Args:
+      folders: the studies' folders.
+      results: name of the file with a study's results.
+
+    Returns:
+      Of each its `recipe`, whether it is `leaky`, and the reference's mean `accuracy`.
+
+    Raises:
+      DermaganError: a folder holds no finished study.
+    """
+    found = []
+    for folder in folders:
+        try:
+            document = json.loads((Path(folder) / results).read_text(encoding="utf-8"))
+            data = document["data"]
+            accuracy = _find(document, REFERENCE)["mean"]["accuracy"]
+        except (OSError, ValueError, KeyError, StopIteration) as error:
+            raise DermaganError(
+                f"config.beside: {folder} holds no finished study ({error}); name its --out folder"
+            ) from error
+        found.append({"recipe": data["recipe"], "leaky": data["leaky"], "accuracy": accuracy})
+    return found
+
+
+def section(document: Mapping[str, Any], folder: Path) -> Section | None:
     """Lays ours beside the paper's; None for a study without any of its arms but the reference.
 
     Args:
       document: what results.json holds.
+      folder: for the figures; must exist.
     """
     papers = [arm for arm in document["arms"] if arm["family"].startswith("P")]
     if not papers:
         return None
-    reference = next(arm for arm in document["arms"] if arm["name"] == document["reference"])
+    text = (
+        "The paper's figures are of one seed and 400 test images, an interval of about ±4.5 points "
+        "each. It drew the test images at random, so that their lesions, and often a near copy, "
+        "were among the training images, and trained its GAN on the test images too."
+    )
+    if document["data"]["leaky"]:
+        text += (
+            "\n\nThis set leaks on purpose, as the paper's does, and its classes come from "
+            "different hospitals: these accuracies say little of lesions."
+        )
+    if any("from scratch" in arm["title"] for arm in papers):
+        text += "\n\nThe networks were trained from scratch here; the paper's had ImageNet weights."
+    tables = [_ours_beside_the_papers([_find(document, REFERENCE), *papers])]
+    if document["others"]:
+        tables.append(_worth(document))
+    return Section("The paper's tables", text, tables=tables, figures=_figures(document, folder))
+
+
+def _find(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return next(arm for arm in document["arms"] if arm["name"] == name)
+
+
+def _ours_beside_the_papers(arms: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[list[Cell]] = []
-    for arm in (reference, *papers):
+    for arm in arms:
         accuracy, loss = PRINTED.get(arm["name"], (None, None))
         values = [seed["accuracy"] for seed in arm["seeds"]]
         rows.append(
@@ -57,19 +112,74 @@ def section(document: Mapping[str, Any]) -> Section | None:
         *("arm", "trained on", "runs", "accuracy", "lowest", "highest", "the paper's accuracy"),
         *("loss", "the paper's loss"),
     ]
-    text = (
-        "The paper's figures are of one seed and 400 test images, an interval of about ±4.5 points "
-        "each. It drew the test images at random, so that their lesions, and often a near copy, "
-        "were among the training images, and trained its GAN on the test images too."
+    return Table("Ours and the paper's", columns, rows)
+
+
+def _worth(document: Mapping[str, Any]) -> Table:
+    """Sets what the GAN is worth beside what the split and the sources are."""
+    reference = _find(document, REFERENCE)["mean"]["accuracy"]
+    data = document["data"]
+    rows: list[list[Cell]] = [[f"{REFERENCE}, {_set(data)}", reference, 0.0]]
+    for arm in document["arms"]:
+        if arm["family"] == PAPERS:
+            accuracy = arm["mean"]["accuracy"]
+            rows.append([f"{arm['name']}, the GAN's images", accuracy, accuracy - reference])
+    for other in document["others"]:
+        accuracy = other["accuracy"]
+        rows.append([f"{REFERENCE}, {_set(other)}", accuracy, accuracy - reference])
+    return Table(
+        "What the GAN is worth, beside what split and sources are",
+        ["arm and set", "accuracy", "difference to this set's reference"],
+        rows,
     )
-    if document["data"]["leaky"]:
-        text += (
-            "\n\nThis set leaks on purpose, as the paper's does, and its classes come from "
-            "different hospitals: these accuracies say little of lesions."
+
+
+def _set(data: Mapping[str, Any]) -> str:
+    split = "its splits share lesions" if data["leaky"] else "split by lesion"
+    return f"{data['recipe']} ({split})"
+
+
+def _figures(document: Mapping[str, Any], folder: Path) -> list[Figure]:
+    """Draws the paper's figures from this study's data and runs."""
+    phantom = document["kind"] == "phantom"
+    counts = document["data"]["counts"]
+    doughnut = figures.class_counts(
+        counts, folder / "class_counts.png", title="Real training images", phantom=phantom
+    )
+    said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+    drawn = [Figure(doughnut, "Real training images of each class.", said)]
+    for arm in document["arms"]:
+        if arm["family"] != PAPERS:
+            continue
+        made = arm["num_generated"][0]
+        bars = figures.split_counts(
+            document["split_counts"],
+            folder / "split_counts.png",
+            generated=made,
+            title="Real and generated images",
+            phantom=phantom,
         )
-    trained = any("from scratch" in arm["title"] for arm in papers)
-    if trained:
-        text += "\n\nThe networks were trained from scratch here; the paper's had ImageNet weights."
-    return Section(
-        "The paper's tables", text, tables=[Table("Ours and the paper's", columns, rows)]
+        caption = f"Images of each split, and {PAPERS}'s generated ones."
+        said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in made.items())
+        drawn.append(Figure(bars, caption, f"{caption} Generated: {said}."))
+    rates = [arm for arm in document["arms"] if arm["family"] == DROPOUT]
+    if rates:
+        drawn.append(_dropout_figure(rates, folder, phantom=phantom))
+    return drawn
+
+
+def _dropout_figure(arms: Sequence[Mapping[str, Any]], folder: Path, *, phantom: bool) -> Figure:
+    points = {}
+    for arm in arms:
+        values = [seed["accuracy"] for seed in arm["seeds"]]
+        rate = arm["changes"]["model.dropout_rate"]
+        points[f"{rate:g}"] = (arm["mean"]["accuracy"], min(values), max(values))
+    path = figures.intervals(
+        {"accuracy": points},
+        folder / "dropout.png",
+        ylabel="accuracy",
+        title="Accuracy by dropout rate",
+        phantom=phantom,
     )
+    said = ", ".join(f"{rate}: {value:.1%}" for rate, (value, *_) in points.items())
+    return Figure(path, "Accuracy by dropout rate: the mean of the seeds, and their range.", said)

@@ -14,7 +14,7 @@ from dermagan_jax.lesions import CLASSES
 from dermagan_jax.metrics import calibration, classification, comparison, intervals
 from dermagan_jax.predicting import predict_images
 from dermagan_jax.study import probes
-from dermagan_jax.study.arms import FILTERED, GENERATED, REFERENCE, Arm, Chosen
+from dermagan_jax.study.arms import FILTERED, GENERATED, PAPERS, REFERENCE, Arm, Chosen
 from dermagan_jax.study.runner import Runner
 
 MELANOMA = CLASSES.index("melanoma")
@@ -38,6 +38,11 @@ def is_primary(arm: Arm, chosen: Chosen) -> bool:
     return arm.name != REFERENCE
 
 
+def is_shown(arm: Arm, chosen: Chosen) -> bool:
+    """Whether an arm is looked at closely: the reference, and what adds generated images to it."""
+    return arm.name == REFERENCE or (arm.family in (GENERATED, PAPERS) and is_primary(arm, chosen))
+
+
 def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, Any]:
     """Scores every arm on the test split and compares it with the reference.
 
@@ -50,6 +55,7 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
       What results.json holds beside the probes, as JSON types; the same for the same cells.
     """
     test = prepared.load_split(runner.opened.folder, "test")
+    counts = runner.opened.report["counts"]
     validation_label = runner.opened.split("validation").label
     by_name = {arm.name: arm for arm in arms}
     logits = {name: runner.logits(arm, "test") for name, arm in by_name.items()}
@@ -70,7 +76,7 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
         seeds = _seeds(runner, arm, logits[name], validation, test.label, validation_label)
         row = _describe(arm) | {"seeds": seeds, "mean": _mean(seeds)}
         row["num_generated"] = runner.num_generated(arm)
-        if name == REFERENCE or (arm.family == GENERATED and is_primary(arm, chosen)):
+        if is_shown(arm, chosen):
             row["shortcuts"] = _shortcuts(runner, arm, test, right[name])
         if name in compared:
             row["difference"] = dataclasses.asdict(compared[name])
@@ -83,6 +89,7 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
     return {
         "kind": runner.opened.report["kind"],
         "data": runner.opened.description(),
+        "split_counts": {split: counts[split] for split in prepared.SPLITS},
         "num_test": {"images": len(test.label), "lesions": len(np.unique(test.lesion))},
         "reference": REFERENCE,
         "margin": runner.config.margin,
@@ -119,7 +126,7 @@ def _shortcuts(runner: Runner, arm: Arm, test: prepared.Split, right: np.ndarray
             {"source": source, "images": count, "accuracy": accuracy}
             for source, count, accuracy in probes.accuracy_by_source(test, right)
         ],
-        "generated_vignettes": [probes.vignettes(each) for each in runner.generated_images(arm)],
+        "generated_vignettes": [probes.vignettes(each.image) for each in runner.generated(arm)],
     }
 
 

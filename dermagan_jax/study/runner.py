@@ -42,6 +42,7 @@ from dermagan_jax.study.arms import (
     pool_counts,
 )
 from dermagan_jax.trained_classifier import TrainedClassifier, load_classifier
+from dermagan_jax.writers import METRICS_FILE, read_metrics
 
 POOL_SEED = 0
 WAIT_SECONDS = 5.0
@@ -119,19 +120,18 @@ class Runner:
             found.append(np.stack(rows))
         return np.stack(found)
 
-    def generated_images(self, arm: Arm) -> list[np.ndarray]:
-        """Reads the images that a finished arm takes from each GAN: [N, S, S, 3] uint8."""
-        found = []
-        for cell in self._cells([arm]):
-            folder = self._images(cell)
-            if folder is not None:
-                found.append(generated_images.load_folder(folder).image)
-        return found
+    def generated(self, arm: Arm) -> list[Generated]:
+        """Reads the images that a finished arm takes from each GAN."""
+        folders = [self._images(cell) for cell in self._cells([arm])]
+        return [generated_images.load_folder(folder) for folder in folders if folder is not None]
 
     def first_classifier(self, arm: Arm) -> TrainedClassifier:
         """Loads the classifier of a finished arm's first seeds."""
-        folder = self._made_folder(next(self._cells([arm])))
-        return load_classifier(workdir.seed_folder(folder, self.config.classifier_seeds[0]))
+        return load_classifier(self._first_folder(arm))
+
+    def first_curves(self, arm: Arm) -> list[dict[str, Any]]:
+        """Reads what the classifier of a finished arm's first seeds told while it trained."""
+        return read_metrics(self._first_folder(arm) / METRICS_FILE)
 
     def num_generated(self, arm: Arm) -> list[dict[str, int] | None]:
         """Returns a finished arm's generated images, by class, for each GAN."""
@@ -147,6 +147,10 @@ class Runner:
         for arm in arms:
             seeds = self.config.gan_seeds if arm.needs_gan else [None]
             yield from (Cell(arm, seed) for seed in seeds)
+
+    def _first_folder(self, arm: Arm) -> Path:
+        folder = self._made_folder(next(self._cells([arm])))
+        return workdir.seed_folder(folder, self.config.classifier_seeds[0])
 
     def _made_folder(self, cell: Cell) -> Path:
         folder = self._cell_folder(cell)

@@ -16,20 +16,26 @@ REPORT = "report.html"
 FIGURES = "figures"
 
 
-def write(out: Path, document: Mapping[str, Any], *, commands: Sequence[str]) -> Path:
-    """Writes report.html, and the figures into `figures`.
+def write(
+    out: Path,
+    document: Mapping[str, Any],
+    *,
+    pictures: Sequence[Section],
+    commands: Sequence[str],
+) -> Path:
+    """Writes report.html, and the figures into `figures`, which must exist.
 
     Args:
       out: the study's folder.
       document: what results.json holds.
+      pictures: from `pictures.sections`.
       commands: the command lines that made the results.
 
     Returns:
       The report's path.
     """
     folder = out / FIGURES
-    folder.mkdir(exist_ok=True)
-    papers = paper.section(document)
+    papers = paper.section(document, folder)
     return write_report(
         out / REPORT,
         title="Do generated images help?",
@@ -41,6 +47,7 @@ def write(out: Path, document: Mapping[str, Any], *, commands: Sequence[str]) ->
             _classes_section(folder, document),
             _calibration_section(document),
             _shortcuts_section(document),
+            *pictures,
             _protocol_section(document),
         ],
         commands=commands,
@@ -213,8 +220,7 @@ def _classes_section(folder: Path, document: Mapping[str, Any]) -> Section:
         "melanoma sensitivity at 90% specificity",
         "at 95%",
     ]
-    shown = [arm for arm in document["arms"] if arm["name"] == document["reference"]]
-    shown += [arm for arm in document["arms"] if arm["family"] == GENERATED and "verdict" in arm]
+    shown = [arm for arm in document["arms"] if "shortcuts" in arm]
     matrices = [_matrix(folder, arm, document["kind"] == "phantom") for arm in shown]
     return Section(
         "Classes",

@@ -13,7 +13,7 @@ import ml_collections
 from dermagan_jax import classifier_config, files, gan_config, training_set
 from dermagan_jax.data import prepared
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.study import arms, cards, probes, results, study_report
+from dermagan_jax.study import arms, cards, paper, pictures, probes, results, study_report
 from dermagan_jax.study.runner import Runner
 
 RESULTS, TABLE = "results.json", "results.csv"
@@ -47,15 +47,21 @@ def run(
       LeakError: splits share lesions that should not.
     """
     _check(config)
+    others = paper.read_others(config.beside, RESULTS)
     _claim(out)
     runner = Runner(config, out)
     found = _probe(Path(config.data_dir))
     all_arms, chosen = runner.run()
-    document = results.summarise(runner, all_arms, chosen) | {"shortcuts": found}
+    document = results.summarise(runner, all_arms, chosen)
+    document |= {"shortcuts": found, "others": others}
     files.write_json(out / RESULTS, document)
     _write_table(out / TABLE, document)
     cards.write(out, document, runner.opened.report)
-    study_report.write(out, document, commands=commands)
+    folder = out / study_report.FIGURES
+    folder.mkdir(exist_ok=True)
+    shown = [arm for arm in all_arms if results.is_shown(arm, chosen)]
+    drawn = pictures.sections(runner, shown, folder)
+    study_report.write(out, document, pictures=drawn, commands=commands)
     return document
 
 

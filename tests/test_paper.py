@@ -1,0 +1,84 @@
+"""The paper's tables and figures, beside ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.lesions import CLASSES
+from dermagan_jax.study import paper, study_report, verdict
+
+
+def _arm(name: str, family: str, accuracies: list[float]) -> dict[str, object]:
+    seeds = [{"accuracy": each} for each in accuracies]
+    mean = {"accuracy": float(np.mean(accuracies)), "loss": 1.0}
+    return {"name": name, "family": family, "title": "", "seeds": seeds, "mean": mean}
+
+
+def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
+    counts = dict.fromkeys(CLASSES, 3)
+    document = {
+        "kind": "phantom",
+        "reference": "A1",
+        "data": {"recipe": "mine", "leaky": True, "counts": counts},
+        "split_counts": {"train": counts, "test": counts},
+        "others": [],
+        "arms": [_arm("A1", "A1", [0.4, 0.5])],
+    }
+    assert paper.section(document, tmp_path) is None
+    document["arms"] += [_arm("P2", "P2", [0.6, 0.5]), _arm("PD 0.1", "PD", [0.3, 0.3])]
+    document["arms"][1]["num_generated"] = [counts]
+    document["arms"][2]["changes"] = {"model.dropout_rate": 0.1}
+    difference = dict.fromkeys(("value", "low", "high", "smallest"), 0.05)
+    document["arms"][1] |= {"difference": difference, "verdict": "helps"}
+    said = study_report.verdict(
+        document
+        | {"margin": 0.02, "shortcuts": {"probes": []}, "num_test": {"images": 4, "lesions": 2}}
+    )
+    assert said[0].startswith("P2 () helps: +5.0 points")
+    section = paper.section(document, tmp_path)
+    assert section is not None
+    (table,) = section.tables
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert (rows["P2"]["accuracy"], rows["P2"]["the paper's accuracy"]) == (0.55, 0.72)
+    assert (rows["P2"]["lowest"], rows["P2"]["highest"]) == (0.5, 0.6)
+    assert rows["PD 0.1"]["the paper's accuracy"] is None
+    assert "leaks on purpose" in section.text
+    drawn = [Path(figure.image).name for figure in section.figures]
+    assert drawn == ["class_counts.png", "split_counts.png", "dropout.png"]
+    assert "0.1: 30.0%" in section.figures[-1].alt
+
+
+def test_what_split_and_sources_are_worth_stands_beside_the_gan(tmp_path: Path) -> None:
+    arms_there = [_arm("A1", "A1", [0.30, 0.36])]
+    there = {"data": {"recipe": "bcn500", "leaky": False}, "arms": arms_there}
+    (tmp_path / verdict.RESULTS).write_text(json.dumps(there))
+    others = paper.read_others([str(tmp_path)], verdict.RESULTS)
+    counts = dict.fromkeys(CLASSES, 3)
+    section = paper.section(
+        {
+            "kind": "real",
+            "reference": "A1",
+            "data": {"recipe": "paper_mix", "leaky": True, "counts": counts},
+            "split_counts": {"train": counts},
+            "others": others,
+            "arms": [
+                _arm("A1", "A1", [0.63]),
+                _arm("P2", "P2", [0.65]) | {"num_generated": [counts]},
+            ],
+        },
+        tmp_path,
+    )
+    assert section is not None
+    rows = {row[0]: row[2] for row in section.tables[1].rows}
+    assert rows["P2, the GAN's images"] == pytest.approx(0.02)
+    assert rows["A1, bcn500 (split by lesion)"] == pytest.approx(-0.30)
+
+
+def test_a_study_to_stand_beside_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DermaganError, match=r"config\.beside: .* holds no finished study"):
+        paper.read_others([str(tmp_path)], verdict.RESULTS)
