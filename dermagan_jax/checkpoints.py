@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from dermagan_jax.errors import DermaganError
 
 _logger = logging.getLogger("dermagan")
 
-FOLDER = "checkpoints"
+FOLDER, DAMAGED = "checkpoints", "damaged"
 
 
 class Checkpoints:
@@ -141,12 +142,36 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
     def resume(self, first: Any) -> Any:
-        """Restores the state of the last whole checkpoint; returns `first` where there is none."""
-        latest = self.latest_step()
-        if latest is None:
-            return first
-        _logger.info("going on from step %d", latest)
-        return self.restore_state(first, latest)
+        """Restores the state of the last whole checkpoint; returns `first` where there is none.
+
+        Damaged ones are passed over with a warning, and moved into the workdir's `damaged`.
+
+        Raises:
+          DermaganError: all are damaged, or of other networks.
+        """
+        errors: dict[int, DermaganError] = {}
+        for step in reversed(self.steps()):
+            try:
+                state = self.restore_state(first, step)
+            except DermaganError as error:
+                errors[step] = error
+                continue
+            self._set_aside(errors)
+            _logger.info("going on from step %d", step)
+            return state
+        if errors:
+            raise next(iter(errors.values()))
+        return first
+
+    def _set_aside(self, errors: Mapping[int, DermaganError]) -> None:
+        for step, error in errors.items():
+            _logger.warning("warning: %s; it is passed over and kept in %s", error, DAMAGED)
+            target = self._folder.parent / DAMAGED
+            target.mkdir(exist_ok=True)
+            shutil.rmtree(target / str(step), ignore_errors=True)
+            (self._folder / str(step)).rename(target / str(step))
+        if errors:
+            self._manager.reload()
 
     def restore_state(self, like: Any, step: int) -> Any:
         """Restores the `state` item, in the structure, shapes and placement of `like`.
@@ -192,7 +217,7 @@ class Checkpoints:
     def _damaged(self, step: int, item: str, reason: str) -> DermaganError:
         return DermaganError(
             f"{self._folder}/{step}: item '{item}' cannot be restored ({reason}); "
-            "delete this step's folder to go on from the one before"
+            "restore this step's folder, or delete it to go on from the one before"
         )
 
 
@@ -209,7 +234,12 @@ def _preservation(keep: int, best_metric: str | None) -> policies.PreservationPo
     latest = policies.LatestN(keep)
     if best_metric is None:
         return latest
-    best = policies.BestN(get_metric_fn=lambda metrics: metrics[best_metric], reverse=True, n=1)
+    best = policies.BestN(
+        get_metric_fn=lambda metrics: metrics[best_metric],
+        reverse=True,
+        n=1,
+        keep_checkpoints_without_metrics=False,
+    )
     return policies.AnyPreservationPolicy([latest, best])
 
 

@@ -159,14 +159,16 @@ class Run:
                 f"is step {self.checkpoints.latest_step()}; lower config.optimizer.learning_rate"
             )
 
-    def save(self, step: int, state: ClassifierState, scores: Mapping[str, Any]) -> None:
-        """Writes a row of validation scores, then the checkpoint."""
+    def save(self, step: int, state: ClassifierState, scores: Mapping[str, Any] | None) -> None:
+        """Writes a row of validation scores, where there are any, then the checkpoint."""
         if self.error:
             return
-        row = {name: scores[name] for name in ("loss", "accuracy")}
-        self._writer.write(step, {f"validation/{name}": value for name, value in row.items()})
+        best = None
+        if scores:
+            row = {name: scores[name] for name in ("loss", "accuracy")}
+            self._writer.write(step, {f"validation/{name}": value for name, value in row.items()})
+            best = {"loss": scores["loss"]}
         self._writer.flush()
-        best = {"loss": scores["loss"]}
         self.checkpoints.save(step, state=state, config=self.document, metrics=best)
         self.step, self.state = step, state
 
@@ -268,7 +270,10 @@ def _drive(
 
         def on_state(step: int, states: Sequence[ClassifierState]) -> None:
             each = [state for lane in states for state in program.unstack(lane)]
-            scores = program.evaluate([state.net for state in each], validation)
+            scores: Sequence[Any] = [None] * len(each)
+            # A run that a signal ends goes on as if it had not been.
+            if step % config.eval_every_steps == 0 or step == config.num_steps:
+                scores = program.evaluate([state.net for state in each], validation)
             for run, state, found in zip(in_order, each, scores, strict=True):
                 run.save(step, state, found)
 
@@ -280,6 +285,7 @@ def _drive(
             last=last,
             size=size,
             every=config.eval_every_steps,
+            may_end_every=config.log_every_steps,
             on_metrics=on_metrics,
             on_state=on_state,
             tracer=tracer,

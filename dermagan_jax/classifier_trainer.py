@@ -108,6 +108,7 @@ def _train(
         meshes = parallel.share_devices(len(folders), config.batch_size)
         for seed, folder in folders.items():
             workdir.claim(folder, config=configs[seed], data=data)
+            opened_runs.enter_context(workdir.held(folder))
         program = Program(config)
         runs = []
         for mesh, (seed, folder) in zip(meshes, folders.items(), strict=True):

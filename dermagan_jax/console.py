@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
+from dermagan_jax.preemption import Preempted
 from dermagan_jax.workdir import seed_folder
 
 USER_ERROR = 2
@@ -24,7 +25,8 @@ Result = TypeVar("Result")
 def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     """Wraps a command so that mendable errors end in one message and exit code 2.
 
-    Ctrl-C ends in exit code 130; any other exception keeps its traceback, for it is ours to mend.
+    Ctrl-C ends in exit code 130 and SIGTERM, where it is listened to, in 143, as shells and
+    schedulers know them; any other exception keeps its traceback, for it is ours to mend.
     """
 
     @functools.wraps(command)
@@ -38,6 +40,13 @@ def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
         except DermaganError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(USER_ERROR)
+        except Preempted as ended:
+            print(
+                f"ended by {ended.signal.name} after step {ended.step}, which is saved; run the "
+                "same command again to go on",
+                file=sys.stderr,
+            )
+            sys.exit(128 + ended.signal)
         except KeyboardInterrupt:
             print("interrupted; run the same command again to go on", file=sys.stderr)
             sys.exit(INTERRUPTED)

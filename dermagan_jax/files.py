@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,35 @@ def replacing(path: Path) -> Iterator[Path]:
         raise DermaganError(
             f"{path}: cannot be written ({error.strerror}); choose a writable folder with space"
         ) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Locks a file for this process, until the block or the process ends, however it does.
+
+    Args:
+      path: the file, which is made and stays; on a file system that knows locks.
+
+    Yields:
+      Whether it is ours; False while another process has it.
+
+    Raises:
+      DermaganError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise DermaganError(
+            f"{path}: cannot be written ({error.strerror}); choose a writable folder with space"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -75,7 +75,10 @@ def _train(
     document["pretraining"] = seen
     document["best_metric"] = best_metric = KID if watch else None
     keep = config.keep_checkpoints
-    with Checkpoints(run_folder, keep=keep, best_metric=best_metric) as checkpoints:
+    with (
+        workdir.held(run_folder),
+        Checkpoints(run_folder, keep=keep, best_metric=best_metric) as checkpoints,
+    ):
         first = run.create_state()
         if source and checkpoints.latest_step() is None:
             first = pretraining.start_from(source, first)
@@ -163,6 +166,10 @@ class _Run:
         )
         create = jax.vmap(create) if self.per_class else create
         return parallel.replicate(jax.jit(create)(self._keys(_INIT, self.key, 0)), self.mesh)
+
+    def is_checkpoint(self, step: int) -> bool:
+        """Whether the run, left to itself, makes a checkpoint after this step."""
+        return step % self.config.checkpoint_every_steps == 0 or step == self.num_steps
 
     def batches(self, start: int, size: int) -> Iterator[Batch]:
         """Yields super-batches of `size` batches from step `start` on."""
@@ -270,10 +277,25 @@ class _Recorder:
     def save(self, step: int, state: GanState) -> bool:
         """Writes the sample grid and what is measured of it, then the checkpoint.
 
+        Where a signal ends the run, at any step, only the checkpoint, so that the run can go on as
+        if it had not been.
+
         Returns:
           Whether the watch's patience has run out.
         """
         variables = self.run.calibrate(state)
+        measured = self._show(step, variables) if self.run.is_checkpoint(step) else None
+        self.writer.flush()
+        self.checkpoints.save(
+            step, state=state, generator=variables, config=self.document, metrics=measured
+        )
+        if self.watch is None or not self.watch.is_over:
+            return False
+        _logger.info("stopping at step %d: KID was lowest at %d", step, self.watch.best_step)
+        return True
+
+    def _show(self, step: int, variables: dict[str, Any]) -> dict[str, float] | None:
+        """Writes the sample grid, and returns what the watch measures of other samples."""
         samples = np.asarray(self.run.sample_grid(variables))
         shares = {
             f"samples/diversity/{name}": diversity(sample) / real if real else math.nan
@@ -286,15 +308,7 @@ class _Recorder:
         (self.folder / "samples").mkdir(exist_ok=True)
         images.write_png(self.folder / "samples" / f"grid_{step:06d}.png", grid)
         self.writer.write_images(step, {"samples": grid})
-        measured = self._measure(step, variables)
-        self.writer.flush()
-        self.checkpoints.save(
-            step, state=state, generator=variables, config=self.document, metrics=measured
-        )
-        if self.watch is None or not self.watch.is_over:
-            return False
-        _logger.info("stopping at step %d: KID was lowest at %d", step, self.watch.best_step)
-        return True
+        return self._measure(step, variables)
 
     def _measure(self, step: int, variables: dict[str, Any]) -> dict[str, float] | None:
         if self.watch is None:
@@ -336,8 +350,7 @@ def _loop(
         recorder.recall(start)
 
         def on_metrics(step: int, metrics: Mapping[str, np.ndarray]) -> None:
-            is_checkpoint = step % config.checkpoint_every_steps == 0 or step == run.num_steps
-            if step % config.log_every_steps == 0 or is_checkpoint:
+            if step % config.log_every_steps == 0 or run.is_checkpoint(step):
                 recorder.log(step, metrics)
             progress.update(step, {name: metrics[name].mean() for name in ("d_loss", "g_loss")})
 

@@ -9,6 +9,7 @@ import jax
 
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.parallel import ManySteps, Steps
+from dermagan_jax.preemption import Preempted, Preemption
 from dermagan_jax.profiling import Tracer
 
 # A step of a small network takes an accelerator less time than Python takes to ask for it.
@@ -61,6 +62,7 @@ def drive(
     last: int,
     size: int,
     every: int,
+    may_end_every: int = 1,
     on_metrics: Callable[[int, Any], None],
     on_state: Callable[[int, Any], bool | None],
     tracer: Tracer,
@@ -78,13 +80,17 @@ def drive(
       last: the last step.
       size: batches of a super-batch.
       every: see `pieces`.
+      may_end_every: a signal ends the run after a multiple of this many steps.
       on_metrics: called with a step's number and its metrics.
       on_state: called with the number of steps done and the state, which the next call gives away;
-        True ends the run there.
+        True ends the run there. After a signal it is called at another step than usual.
       tracer: traces some of the steps.
 
     Returns:
       The state after the last step, or after the one at which `on_state` ended the run.
+
+    Raises:
+      Preempted: a signal came, and `on_state` has had the state.
     """
     waiting: tuple[int, int, int, Any] | None = None
 
@@ -98,17 +104,23 @@ def drive(
         for index in range(low, high):
             on_metrics(base + index + 1, jax.tree.map(lambda values, at=index: values[at], fetched))
 
-    for base, batches, low, high in _calls(superbatches, start, last, size, every, tracer.cuts):
-        tracer.before(base + low)
-        state, metrics = steps(state, batches, base, low, high)
-        tracer.after(base + high, metrics)
-        hand_over()
-        waiting = (base, low, high, metrics)
-        done = base + high
-        if done % every == 0 or done == last:
+    with Preemption() as preemption:
+        for base, batches, low, high in _calls(superbatches, start, last, size, every, tracer.cuts):
+            if preemption.asked:
+                high = min(high, low + may_end_every - (base + low) % may_end_every)
+            tracer.before(base + low)
+            state, metrics = steps(state, batches, base, low, high)
+            tracer.after(base + high, metrics)
             hand_over()
-            if on_state(done, state):
-                break
+            waiting = (base, low, high, metrics)
+            done = base + high
+            asked = preemption.asked if done % may_end_every == 0 and done < last else None
+            if done % every == 0 or done == last or asked:
+                hand_over()
+                if on_state(done, state):
+                    break
+            if asked:
+                raise Preempted(done, asked)
     tracer.close()
     return state
 

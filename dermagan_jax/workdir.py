@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dermagan_jax.errors import DermaganError
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 SEEDS = "seeds.json"
+LOCK = ".lock"
 
 _OF_SEEDS = r"seed_\d+|profile|" + re.escape(SEEDS)
 
@@ -61,6 +63,22 @@ def claim(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]) 
         raise DermaganError(
             f"{workdir}: cannot be written ({error.strerror}); name another --workdir"
         ) from error
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from training in a claimed workdir.
+
+    Raises:
+      DermaganError: another process trains in it.
+    """
+    with files.locked(workdir / LOCK) as ours:
+        if not ours:
+            raise DermaganError(
+                f"{workdir}: another process is training here; wait for it, or name another "
+                "--workdir"
+            )
+        yield
 
 
 def seed_folder(folder: Path, seed: int) -> Path:

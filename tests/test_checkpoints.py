@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dermagan_jax.checkpoints import FOLDER, Checkpoints
+from dermagan_jax.checkpoints import DAMAGED, FOLDER, Checkpoints
 from dermagan_jax.errors import DermaganError
 
 STATE = {"step": jnp.asarray(3), "params": {"w": jnp.arange(6.0).reshape(2, 3)}}
@@ -113,7 +113,45 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path: Path) -> None:
         Checkpoints(tmp_path) as checkpoints,
         pytest.raises(DermaganError, match=r"1: item 'state' cannot be restored .* delete"),
     ):
-        checkpoints.restore_state(STATE, 1)
+        checkpoints.resume(STATE)
+    assert (tmp_path / FOLDER / "1").is_dir()
+
+
+@pytest.mark.parametrize("harm", ["rubbish", "torn", "gone"])
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    later = {**STATE, "step": jnp.asarray(4)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, state=STATE, config=CONFIG)
+        checkpoints.save(4, state=later, config=CONFIG)
+    for path in (tmp_path / FOLDER / "4" / "state").rglob("*"):
+        if not path.is_file():
+            continue
+        if harm == "rubbish":
+            path.write_bytes(b"rubbish")
+        elif harm == "torn":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        else:
+            path.unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        chex.assert_trees_all_equal(checkpoints.resume(STATE), STATE)
+        assert checkpoints.steps() == [3]
+        checkpoints.save(4, state=later, config=CONFIG)
+    assert "4: item 'state' cannot be restored" in caplog.text
+    assert (tmp_path / DAMAGED / "4").is_dir()
+    with Checkpoints(tmp_path) as checkpoints:
+        chex.assert_trees_all_equal(checkpoints.resume(STATE), later)
+
+
+def test_a_checkpoint_without_a_measure_is_the_latest_and_never_the_best(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, keep=1, best_metric="loss") as checkpoints:
+        checkpoints.save(2, state=STATE, config=CONFIG, metrics={"loss": 0.3})
+        checkpoints.save(3, state=STATE, config=CONFIG)
+    with Checkpoints(tmp_path, keep=1, best_metric="loss") as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (3, 2)
+        checkpoints.save(4, state=STATE, config=CONFIG, metrics={"loss": 0.5})
+        assert checkpoints.steps() == [2, 4]
 
 
 def test_reading_makes_no_folder(tmp_path: Path) -> None:

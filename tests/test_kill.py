@@ -34,23 +34,36 @@ def _contents(folder: Path) -> dict[str, str]:
     }
 
 
-def _run(command: Sequence[str], cwd: Path, kill_after_secs: float | None) -> int:
+def _run(
+    command: Sequence[str],
+    cwd: Path,
+    end_after_secs: float | None,
+    how: signal.Signals = signal.SIGKILL,
+) -> int:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, cwd=cwd, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     try:
-        _, error = process.communicate(timeout=kill_after_secs)
+        _, error = process.communicate(timeout=end_after_secs)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(how)
         process.communicate()
+        assert process.returncode in (-how, 128 + how)
     else:
         assert process.returncode == 0, error.decode()[-2000:]
     return process.returncode
 
 
-def _check_kills(command: Sequence[str], out: str, folder: Path, *, kills: int) -> None:
-    """Runs a command whole in one place, and killed `kills` times in another."""
+def _check_kills(
+    command: Sequence[str],
+    out: str,
+    folder: Path,
+    *,
+    kills: int,
+    how: signal.Signals = signal.SIGKILL,
+) -> None:
+    """Runs a command whole in one place, and ended `kills` times in another."""
     whole, broken = folder / "whole", folder / "broken"
     for place in (whole, broken):
         place.mkdir(parents=True)
@@ -59,7 +72,7 @@ def _check_kills(command: Sequence[str], out: str, folder: Path, *, kills: int) 
     duration = time.monotonic() - start
     moments = random.Random(0)
     for _ in range(kills):
-        _run(command, broken, moments.uniform(0.05, 1.0) * duration)
+        _run(command, broken, moments.uniform(0.05, 1.0) * duration, how)
     _run(command, broken, None)
     assert _contents(broken / out) == _contents(whole / out)
 
@@ -74,15 +87,16 @@ def test_generate(tiny_gan: Path, tmp_path: Path) -> None:
     _check_kills(command, "made", tmp_path, kills=4)
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("script", ["train_gan", "train_classifier"])
-def test_training(script: str, phantom_set: Path, tmp_path: Path) -> None:
+def test_training(script: str, how: signal.Signals, phantom_set: Path, tmp_path: Path) -> None:
     recipe = "dcgan" if script == "train_gan" else "lesion_cnn"
     command = [sys.executable, str(ROOT / f"{script}.py"), "--workdir=run"]
     command += [f"--config={ROOT}/configs/{recipe}.py:smoke", f"--config.data_dir={phantom_set}"]
     command += ["--config.batch_size=4", "--config.num_steps=60"]
     every = "checkpoint_every_steps" if script == "train_gan" else "eval_every_steps"
     command += [f"--config.{every}=10"]
-    _check_kills(command, "run", tmp_path, kills=4)
+    _check_kills(command, "run", tmp_path, kills=4, how=how)
 
 
 def test_study(phantom_set: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dermagan_jax import parallel, profiling, stepping
+from dermagan_jax import parallel, preemption, profiling, stepping
 from dermagan_jax.errors import DermaganError
 
 NUM_STEPS = 11
@@ -29,10 +31,17 @@ def _step(state: jax.Array, batch: dict, key: jax.Array) -> tuple[jax.Array, dic
     return state, {"mean": batch["x"].mean(), "state": state}
 
 
+def _compiled() -> parallel.Steps:
+    return parallel.compile_steps(_step, jax.random.fold_in, parallel.make_mesh(4))
+
+
+def _placed(state: float) -> jax.Array:
+    return parallel.replicate(jnp.float32(state), parallel.make_mesh(4))
+
+
 def _drive(
     size: int, start: int = 0, state: float = 1.0, ends_at: int | None = None
 ) -> tuple[float, list, list]:
-    mesh = parallel.make_mesh(4)
     rows, states = [], []
 
     def on_state(step: int, state: jax.Array) -> bool:
@@ -40,8 +49,8 @@ def _drive(
         return step == ends_at
 
     final = stepping.drive(
-        partial(parallel.compile_steps(_step, jax.random.fold_in, mesh), jax.random.key(0)),
-        parallel.replicate(jnp.float32(state), mesh),
+        partial(_compiled(), jax.random.key(0)),
+        _placed(state),
         _batches(start, size),
         start=start,
         last=NUM_STEPS,
@@ -70,6 +79,47 @@ def test_a_recorder_may_end_the_run(size: int) -> None:
     assert [step for step, *_ in states] == [4]
     assert [step for step, *_ in rows] == [1, 2, 3, 4]
     assert final == states[0][1]
+
+
+@pytest.mark.parametrize("size", [1, 3, 20])
+@pytest.mark.parametrize("may_end_every", [1, 2])
+def test_a_signal_ends_the_run_with_its_state_and_it_goes_on_the_same(
+    size: int, may_end_every: int
+) -> None:
+    whole, rows, _ = _drive(size)
+    seen: list[tuple[int, float, float]] = []
+    states: list[tuple[int, float]] = []
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for number, each in enumerate(_batches(0, size)):
+            if number * size >= 5 or size == 20:
+                signal.raise_signal(signal.SIGTERM)
+            yield each
+
+    with pytest.raises(preemption.Preempted) as ended:
+        stepping.drive(
+            partial(_compiled(), jax.random.key(0)),
+            _placed(1.0),
+            batches(),
+            start=0,
+            last=NUM_STEPS,
+            size=size,
+            every=EVERY,
+            may_end_every=may_end_every,
+            on_metrics=lambda step, row: seen.append(
+                (step, float(row["mean"]), float(row["state"]))
+            ),
+            on_state=lambda step, state: states.append((step, float(state))),
+            tracer=profiling.Tracer(None, Path("nowhere")),
+        )
+    step, state = states[-1]
+    assert ended.value.step == step < NUM_STEPS
+    assert step % may_end_every == 0
+    assert seen == rows[:step]
+    assert ended.value.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    rest, later, _ = _drive(size, start=step, state=state)
+    assert (rest, seen + later) == (whole, rows)
 
 
 def test_the_metrics_of_all_steps_before_a_state_come_before_it() -> None:

@@ -7,7 +7,6 @@ after a hash of all that it depends on, so that a changed arm is made anew and t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from dermagan_jax.errors import DermaganError
+from dermagan_jax import files
 
 CLAIMS = "claims"
 _HASH_LENGTH = 16
@@ -58,33 +57,17 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, value
 
 
-@contextlib.contextmanager
-def claimed(study: Path, name: str) -> Iterator[bool]:
+def claimed(study: Path, name: str) -> contextlib.AbstractContextManager[bool]:
     """Claims a part for this process, until the block or the process ends.
 
     Args:
-      study: the study's folder, which must be on a file system with locks.
+      study: the study's folder.
       name: the part's.
 
-    Yields:
-      Whether the claim succeeded; False when another process has it.
+    Returns:
+      A context that gives whether the claim succeeded; False when another process has it.
 
     Raises:
       DermaganError: the folder cannot be written.
     """
-    path = study / CLAIMS / name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:
-        raise DermaganError(
-            f"{path}: cannot be written ({error.strerror}); name another --out"
-        ) from error
-    with lock:
-        try:
-            # The system frees it when the process dies, however it does.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    return files.locked(study / CLAIMS / name)

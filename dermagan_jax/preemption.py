@@ -1,0 +1,55 @@
+"""Ending a run early without losing a step: what a scheduler's signal, or Ctrl-C, asks for."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Preempted(BaseException):
+    """A run that ended early, its state saved. Like KeyboardInterrupt, it is nobody's error.
+
+    Attributes:
+      step: updates done.
+      signal: what asked for it.
+    """
+
+    def __init__(self, step: int, asked: signal.Signals) -> None:
+        super().__init__(f"{asked.name} after step {step}")
+        self.step = step
+        self.signal = asked
+
+
+class Preemption:
+    """Listens for a signal to end, from entry to exit. A second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.asked: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Python gives signals to the main thread alone.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.asked = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._before = {}
