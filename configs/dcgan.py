@@ -7,8 +7,7 @@ Variants:
   paper: batch 64, Adam 2e-4. The paper names no length; 1,600 steps show the GAN as many images
     as the notebooks' 200 epochs.
   notebook: the authors' notebooks, batch 16, Adam 1e-4, 200 epochs of about 500 images.
-  demo: narrow networks for minutes on a CPU, for `dermagan demo`.
-  smoke: narrower ones for a few steps, to see that everything runs.
+  smoke: narrow networks for a few steps, to see that everything runs.
 
 Cost and result: see docs/results.md.
 """
@@ -29,7 +28,7 @@ def _model() -> ml_collections.ConfigDict:
 
 
 def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
-    """Returns the configuration of a variant: `paper`, `notebook`, `demo` or `smoke`."""
+    """Returns the configuration of a variant: `paper`, `notebook` or `smoke`."""
     config = ml_collections.ConfigDict()
     config.variant = variant
     config.data_dir = ""  # A prepared data set: `dermagan prepare --out DIR`.
@@ -72,12 +71,6 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
         config.batch_size = 16
         config.num_steps = 6_400
         config.optimizer.learning_rate = 1e-4
-    elif variant == "demo":
-        config.model.width = 24
-        config.model.latent_size = 64
-        config.batch_size = 16
-        config.num_steps = 300
-        config.checkpoint_every_steps = 100
     elif variant == "smoke":
         config.model.width = 8
         config.model.latent_size = 32
@@ -85,5 +78,5 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
         config.num_steps = 40
         config.checkpoint_every_steps = 20
     elif variant != "paper":
-        raise ValueError(f"unknown variant {variant!r}; known: paper, notebook, demo, smoke")
+        raise ValueError(f"unknown variant {variant!r}; known: paper, notebook, smoke")
     return config

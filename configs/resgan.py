@@ -4,13 +4,15 @@ r"""A conditional residual GAN for a few hundred images a class, one network for
         --config.data_dir=data/bcn500
 
 Variants:
-  default: 200 thousand images.
-  projected: the same, with a discriminator that looks through a frozen EfficientNet-Lite0.
-  smoke: narrow networks for a few steps, to see that everything runs.
+  default: 200 thousand images, with a discriminator that looks through a frozen EfficientNet-Lite0.
+  residual: the same, with a residual discriminator that knows nothing of images at first.
+  demo: narrow networks for minutes on a CPU, for `dermagan demo`.
+  smoke: narrower ones, and a residual discriminator, for a few steps, to see that everything runs.
 
-Comparisons are a field each: --config.augment=none, --config.r1=0, --config.ema_half_life_kimg=0,
---config.model.d_batch_norm=True, --config.loss=hinge, or relativistic with --config.r2 above 0,
---config.conditioning=transitional or per_class.
+Comparisons are a field each: --config.augment=none, --config.ema_half_life_kimg=0,
+--config.loss=non_saturating, or relativistic with r1 and r2 above 0, --config.optimizer.schedule=
+linear, --config.conditioning=transitional or per_class; with :residual also --config.r1=0 and
+--config.model.d_batch_norm=True.
 
 Cost and result: see docs/results.md.
 """
@@ -26,11 +28,10 @@ def _model() -> ml_collections.ConfigDict:
     model.width = 64  # Channels of the generator's last hidden map, half the image's side.
     model.max_width = 256
     model.convs = 0  # Further 3x3 convolutions in each block of the generator.
-    model.discriminator = "residual"  # "projected" looks through a frozen EfficientNet-Lite0.
+    model.discriminator = "projected"  # Looks through a frozen EfficientNet-Lite0; or "residual".
     model.d_side = 64  # Side of the images that a projected one looks at, a multiple of 32.
     model.d_head_width = 64  # Channels of its heads.
-    # Channels of the discriminator's first map; of a projected one, of the largest map it mixes.
-    model.d_width = 48
+    model.d_width = 32  # Channels of the largest map that it mixes; of a residual one's first.
     model.d_max_width = 192
     model.d_convs = 0
     model.d_batch_norm = False
@@ -40,6 +41,25 @@ def _model() -> ml_collections.ConfigDict:
     model.latent_degrees = 0.0  # Of Student's t, from which latents are drawn; 0 is normal.
     model.image_size = 64  # 32, 64 or 128: that of the prepared set.
     return model
+
+
+def _make_residual(config: ml_collections.ConfigDict) -> None:
+    config.model.discriminator = "residual"
+    config.model.d_width = 48
+    config.optimizer.learning_rate = 4e-4
+    config.loss = "non_saturating"
+    config.r1 = 0.2
+    config.augment = "color,translation,cutout"
+
+
+def _make_demo(config: ml_collections.ConfigDict) -> None:
+    config.model.width, config.model.max_width = 32, 128
+    config.model.d_head_width = 32
+    config.model.latent_size = 64
+    config.total_kimg = 12.0
+    config.ema_half_life_kimg = 1.0
+    config.checkpoint_every_steps = 125
+    config.watch.features = ""
 
 
 def _make_small(config: ml_collections.ConfigDict) -> None:
@@ -56,7 +76,7 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
 
 
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
-    """Returns the configuration of a variant: `default`, `projected` or `smoke`."""
+    """Returns the configuration of a variant: `default`, `residual`, `demo` or `smoke`."""
     config = ml_collections.ConfigDict()
     config.variant = variant
     config.data_dir = ""  # A prepared data set: `dermagan prepare --out DIR`.
@@ -70,17 +90,18 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.total_kimg = 200.0  # Thousands of real images, of all classes together.
     config.num_steps = 0  # Or a number of updates, and total_kimg 0.
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.learning_rate = 4e-4
+    config.optimizer.learning_rate = 2e-4
     config.optimizer.d_learning_rate = 0.0  # 0: the same.
     config.optimizer.b1 = 0.5
     config.optimizer.b2 = 0.99
     config.optimizer.schedule = "constant"  # "linear": to 0 over the second half.
-    config.loss = "non_saturating"  # "non_saturating", "hinge" or "relativistic".
+    config.loss = "hinge"  # "non_saturating", "hinge" or "relativistic".
     config.label_smoothing = 0.0  # Taken off the discriminator's target for real images.
-    config.r1 = 0.2  # Gamma of the gradient penalty on real images.
+    config.r1 = 0.0  # Gamma of the gradient penalty on real images; spectral norms do without.
     config.r2 = 0.0  # And on generated images.
     config.penalty_interval = 16  # Steps from one penalty, this many times as strong, to the next.
-    config.augment = "color,translation,cutout"  # "none", "ada", or policies of DiffAugment.
+    # "none", "ada", or policies of DiffAugment, and "zoom".
+    config.augment = "color,translation,zoom,cutout"
     config.ada_kimg = 100.0  # Thousands of images in which ADA's p may go from 0 to 1.
     config.turn_reals = True  # Show real images in all eight symmetries of the square.
     config.shared_latents = True  # Both updates of a step use the same generated images.
@@ -98,14 +119,13 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.watch.per_class = 128  # Generated images of each class.
     config.watch.patience = 0  # Checkpoints without a lower KID after which to stop; 0 for never.
 
-    if variant == "smoke":
+    if variant == "residual":
+        _make_residual(config)
+    elif variant == "demo":
+        _make_demo(config)
+    elif variant == "smoke":
+        _make_residual(config)
         _make_small(config)
-    elif variant == "projected":
-        config.model.discriminator = "projected"
-        config.model.d_width = 32
-        config.optimizer.learning_rate = 2e-4
-        config.loss = "hinge"
-        config.r1 = 0.0  # The heads are bounded by their spectral norm.
     elif variant != "default":
-        raise ValueError(f"unknown variant {variant!r}; known: default, projected, smoke")
+        raise ValueError(f"unknown variant {variant!r}; known: default, residual, demo, smoke")
     return config

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import dcgan, lesion_cnn
+from configs import lesion_cnn, resgan
 from dermagan_jax import (
     classifier_trainer,
     console,
@@ -68,7 +68,7 @@ def run(out: Path, *, seed: int, short: bool) -> Path:
     """
     scale = SHORT if short else FULL
     report = _timed("1/5 prepare phantoms", lambda: _prepare(out, scale, seed))
-    gan_summary = _timed("2/5 train one GAN a class", lambda: _train_gan(out, scale, seed))
+    gan_summary = _timed("2/5 train a GAN for all classes", lambda: _train_gan(out, scale, seed))
     generated = _timed("3/5 generate", lambda: _generate(out, scale, seed))
     summaries = []
     for number, arm in enumerate(ARMS, 4):
@@ -112,7 +112,7 @@ def _prepare(out: Path, scale: Scale, seed: int) -> dict[str, Any]:
 
 
 def _train_gan(out: Path, scale: Scale, seed: int) -> dict[str, Any]:
-    config = dcgan.get_config(scale.variant)
+    config = resgan.get_config(scale.variant)
     _set_data(config, out, seed)
     return gan_trainer.train(config, out / "gan")
 
@@ -215,7 +215,8 @@ def _gan_section(
     ]
     return Section(
         "The GAN",
-        f"One DCGAN a class, {summary['num_steps']:,} steps each. "
+        f"One network for all classes, {summary['num_steps']:,} steps of "
+        f"{1000 * summary['kimg'] / summary['num_steps']:.0f} images. "
         f"Alarms: {', '.join(alarms) or 'none'}.",
         figures=[
             Figure(_real_grid(out), "Real phantoms, a row a class", "Grid of phantoms"),

@@ -92,18 +92,7 @@ def drive(
     Raises:
       Preempted: a signal came, and `on_state` has had the state.
     """
-    waiting: tuple[int, int, int, Any] | None = None
-
-    def hand_over() -> None:
-        nonlocal waiting
-        if waiting is None:
-            return
-        base, low, high, metrics = waiting
-        waiting = None
-        fetched = jax.device_get(metrics)
-        for index in range(low, high):
-            on_metrics(base + index + 1, jax.tree.map(lambda values, at=index: values[at], fetched))
-
+    waiting = _Waiting(on_metrics)
     with Preemption() as preemption:
         for base, batches, low, high in _calls(superbatches, start, last, size, every, tracer.cuts):
             if preemption.asked:
@@ -111,18 +100,40 @@ def drive(
             tracer.before(base + low)
             state, metrics = steps(state, batches, base, low, high)
             tracer.after(base + high, metrics)
-            hand_over()
-            waiting = (base, low, high, metrics)
+            waiting.take(base, low, high, metrics)
             done = base + high
             asked = preemption.asked if done % may_end_every == 0 and done < last else None
             if done % every == 0 or done == last or asked:
-                hand_over()
+                waiting.hand_over()
                 if on_state(done, state):
                     break
             if asked:
                 raise Preempted(done, asked)
     tracer.close()
     return state
+
+
+class _Waiting:
+    """The metrics of the last call, until the next is made or the state is needed."""
+
+    def __init__(self, on_metrics: Callable[[int, Any], None]) -> None:
+        self._on_metrics = on_metrics
+        self._held: tuple[int, int, int, Any] | None = None
+
+    def take(self, base: int, low: int, high: int, metrics: Any) -> None:
+        """Hands over what is held, and holds these."""
+        self.hand_over()
+        self._held = (base, low, high, metrics)
+
+    def hand_over(self) -> None:
+        if self._held is None:
+            return
+        base, low, high, metrics = self._held
+        self._held = None
+        fetched = jax.device_get(metrics)
+        for at in range(low, high):
+            row = jax.tree.map(lambda values, at=at: values[at], fetched)
+            self._on_metrics(base + at + 1, row)
 
 
 def _calls(

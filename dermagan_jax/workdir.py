@@ -17,7 +17,7 @@ SUMMARY = "summary.json"
 SEEDS = "seeds.json"
 LOCK = ".lock"
 
-_OF_SEEDS = r"seed_\d+|profile|" + re.escape(SEEDS)
+_OF_SEEDS = rf"seed_\d+|profile|{re.escape(SEEDS)}|{re.escape(LOCK)}"
 
 # What may change between two calls of one run: how long it is, and how often it reports.
 _MUTABLE = frozenset(

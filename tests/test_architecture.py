@@ -36,7 +36,7 @@ LAYERS = (
         ),
     ),
     ("gan", "gan_config", "classifier", "classifier_config"),
-    ("state", "rules", "parallel", "stepping", "profiling", "seeds"),
+    ("state", "rules", "parallel", "stepping", "preemption", "profiling", "seeds"),
     (
         "nets",
         "losses",

@@ -86,3 +86,17 @@ def test_the_eight_symmetries_are_eight_and_exact() -> None:
         for quarter in range(4)
     }
     assert {each.tobytes() for each in turned} == expected
+
+
+def test_every_other_image_is_a_quarter_of_itself_at_twice_the_size() -> None:
+    """A ramp stays one: pixel i of the large one lies at start + (i + 0.5) / 2 - 0.5."""
+    place = jnp.arange(SIZE, dtype=jnp.float32)
+    ramp = jnp.tile((100 * place[:, None] + place[None])[None, ..., None], (3, 1, 1, 3))
+    draw = jnp.array([[0.49, 0.0, 0.999], [0.49, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    seen = np.asarray(diffaugment.magnify(ramp, draw))
+    inside = np.arange(1, SIZE - 1)
+    for index, (top, left) in enumerate([(0, 8), (4, 4)]):
+        row, column = top + (inside + 0.5) / 2 - 0.5, left + (inside + 0.5) / 2 - 0.5
+        expected = (100 * row[:, None] + column)[..., None].repeat(3, axis=-1)
+        np.testing.assert_allclose(seen[index, 1:-1, 1:-1], expected, rtol=1e-5)
+    np.testing.assert_array_equal(seen[2], ramp[2])

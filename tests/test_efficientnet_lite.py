@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,9 +45,29 @@ def test_every_variable_has_its_weights(variables):
 def test_both_forms_of_the_depthwise_convolution_agree(shape, window, stride):
     x, kernel = formula(shape, seed=1), formula((window, window, shape[-1]), seed=2)
     plain = depthwise._plain_depthwise(x, kernel, stride=stride)
-    fast = depthwise._cpu_depthwise(x, kernel, stride=stride)
+    fast = depthwise._cpu_depthwise(x, kernel, stride)
     np.testing.assert_allclose(fast, plain, atol=1e-5)
     np.testing.assert_array_equal(depthwise.depthwise(x, kernel, stride=stride), fast)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("window", [3, 5])
+@pytest.mark.parametrize("shape", [(2, 8, 8, 4), (1, 7, 5, 3)])
+def test_gradients_of_both_forms_agree_to_the_second_order(shape, window, stride):
+    """The second order is that of a penalty on the gradient by the image, by the kernel."""
+
+    def gradients(form):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(form(x, kernel, stride=stride)))
+
+        def penalty(x, kernel):
+            return jnp.sum(jax.grad(loss)(x, kernel) ** 2)
+
+        x, kernel = formula(shape, seed=1), formula((window, window, shape[-1]), seed=2)
+        return [jax.grad(each, argnums=(0, 1))(x, kernel) for each in (loss, penalty)]
+
+    expected = gradients(depthwise._plain_depthwise)
+    chex.assert_trees_all_close(gradients(depthwise.depthwise), expected, atol=2e-4, rtol=1e-4)
 
 
 def test_depthwise_by_hand():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -20,25 +24,94 @@ def _plain_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Arr
     )
 
 
-def _cpu_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+def _margins(x: jax.Array, size: int, stride: int) -> list[tuple[int, int]]:
+    return lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _cpu_depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Adds the shifted images times one number a channel: one fused pass over the pixels."""
     size = kernel.shape[0]
-    windows = (size, size)
-    (top, bottom), (left, right) = lax.padtype_to_pads(
-        x.shape[1:3], windows, (stride, stride), "SAME"
-    )
-    padded = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    padded = jnp.pad(x, ((0, 0), *_margins(x, size, stride), (0, 0)))
     height, width = (-(-side // stride) for side in x.shape[1:3])
     total = jnp.zeros((x.shape[0], height, width, x.shape[3]), x.dtype)
-    for row in range(size):
-        for column in range(size):
-            shifted = padded[
+    for row, column in np.ndindex(size, size):
+        shifted = padded[
+            :,
+            row : row + stride * (height - 1) + 1 : stride,
+            column : column + stride * (width - 1) + 1 : stride,
+        ]
+        total += shifted * kernel[row, column][None, None, None]
+    return total
+
+
+def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Any]:
+    return _cpu_depthwise(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride: int, kept: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    return _pull_back(cotangent, kernel, x, stride), _kernel_gradient(cotangent, kernel, x, stride)
+
+
+_cpu_depthwise.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(
+    cotangent: jax.Array, kernel: jax.Array, x: jax.Array, stride: int
+) -> jax.Array:
+    size = kernel.shape[0]
+    padded = jnp.pad(x, ((0, 0), *_margins(x, size, stride), (0, 0)))
+    height, width = cotangent.shape[1:3]
+    rows = [
+        (
+            padded[
                 :,
                 row : row + stride * (height - 1) + 1 : stride,
                 column : column + stride * (width - 1) + 1 : stride,
             ]
-            total += shifted * kernel[row, column][None, None, None]
-    return total
+            * cotangent
+        ).sum(axis=(0, 1, 2))
+        for row, column in np.ndindex(size, size)
+    ]
+    return jnp.stack(rows).reshape(kernel.shape)
+
+
+def _pull_back(cotangent: jax.Array, kernel: jax.Array, x: jax.Array, stride: int) -> jax.Array:
+    """Leads a gradient back to the input, in one fused pass for each place within a stride.
+
+    Output y has input p = stride y + r - margin under the kernel's row r. Inputs p that are equal
+    modulo the stride meet the same rows of the kernel.
+    """
+    size = kernel.shape[0]
+    reach = size  # More zeros than any shift needs.
+    padded = jnp.pad(cotangent, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    (top, _), (left, _) = _margins(x, size, stride)
+    height, width = (-(-side // stride) for side in x.shape[1:3])
+
+    def taps(place: int, margin: int) -> list[tuple[int, int]]:
+        """Returns the kernel's indices that meet inputs of a place, and where their outputs are."""
+        first, shift = (place + margin) % stride, (place + margin) // stride
+        return [(first + stride * j, shift - j) for j in range(-(-(size - first) // stride))]
+
+    phases = []
+    for place_y, place_x in np.ndindex(stride, stride):
+        total = jnp.zeros((x.shape[0], height, width, x.shape[3]), x.dtype)
+        for row, down in taps(place_y, top):
+            for column, right in taps(place_x, left):
+                shifted = padded[
+                    :,
+                    reach + down : reach + down + height,
+                    reach + right : reach + right + width,
+                ]
+                total += shifted * kernel[row, column][None, None, None]
+        phases.append(total)
+    if stride == 1:
+        return phases[0]
+    woven = jnp.stack(phases).reshape(stride, stride, *phases[0].shape)
+    woven = woven.transpose(2, 3, 0, 4, 1, 5)
+    whole = woven.reshape(x.shape[0], stride * height, stride * width, x.shape[3])
+    return whole[:, : x.shape[1], : x.shape[2]]
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
@@ -57,6 +130,6 @@ def depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _cpu_depthwise(x, kernel, stride=stride),
+        cpu=lambda x, kernel: _cpu_depthwise(x, kernel, stride),
         default=lambda x, kernel: _plain_depthwise(x, kernel, stride=stride),
     )
