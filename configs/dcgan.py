@@ -59,9 +59,12 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
 
     config.precision = "float32"  # "float32", "tf32" or "bfloat16"; parameters stay float32.
     config.steps_per_call = 0  # Steps of one call to the device; 0: 1 on a CPU, 32 elsewhere.
+    config.mesh = ""  # Devices along each axis, data:4,class:2; "": all share each batch.
     config.log_every_steps = 10
     config.checkpoint_every_steps = 200
     config.keep_checkpoints = 2
+    config.rollbacks = 0  # How often a loss that is not finite may send it back, at half the rate.
+    config.rollback_checkpoints = 1  # How far: 1 is the last checkpoint, 2 the one before.
     config.watch = ml_collections.ConfigDict()  # Measures each checkpoint on validation lesions.
     config.watch.features = ""  # As `dermagan evaluate --features`; "" for no watch.
     config.watch.per_class = 128  # Generated images of each class.

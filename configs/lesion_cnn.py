@@ -70,6 +70,7 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
 
     config.precision = "float32"  # "float32", "tf32" or "bfloat16"; parameters stay float32.
     config.steps_per_call = 0  # Steps of one call to the device; 0: 1 on a CPU, 32 elsewhere.
+    config.mesh = ""  # Devices along each axis, data:4,seed:2; "": as many seeds as can be.
     config.log_every_steps = 10
     config.eval_every_steps = 50  # Validation, and a checkpoint.
 

@@ -20,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+from dermagan_jax import hosts
 from dermagan_jax.errors import DermaganError
 
 _logger = logging.getLogger("dermagan")
@@ -80,6 +81,15 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """Returns the step of the last whole checkpoint, or None."""
         return self._finished().latest_step()
+
+    def last_good(self) -> str:
+        """Returns a clause for an error: which checkpoint is left."""
+        step = self.latest_step()
+        return (
+            "there is no checkpoint yet"
+            if step is None
+            else f"the last good checkpoint is step {step}"
+        )
 
     def best_step(self) -> int | None:
         """Returns the step where the best metric is lowest, or None."""
@@ -163,15 +173,26 @@ class Checkpoints:
             raise next(iter(errors.values()))
         return first
 
+    def drop_latest(self, count: int) -> int:
+        """Deletes the last `count` checkpoints; returns the step of the last that is left, or 0."""
+        steps = self.steps()
+        for step in steps[max(0, len(steps) - count) :]:
+            self._manager.delete(step)
+        return self.latest_step() or 0
+
     def _set_aside(self, errors: Mapping[int, DermaganError]) -> None:
+        if not errors:
+            return
+        hosts.on_primary(lambda: self._move(errors))
+        self._manager.reload()
+
+    def _move(self, errors: Mapping[int, DermaganError]) -> None:
         for step, error in errors.items():
             _logger.warning("warning: %s; it is passed over and kept in %s", error, DAMAGED)
             target = self._folder.parent / DAMAGED
             target.mkdir(exist_ok=True)
             shutil.rmtree(target / str(step), ignore_errors=True)
             (self._folder / str(step)).rename(target / str(step))
-        if errors:
-            self._manager.reload()
 
     def restore_state(self, like: Any, step: int) -> Any:
         """Restores the `state` item, in the structure, shapes and placement of `like`.
@@ -191,7 +212,9 @@ class Checkpoints:
         metadata = self._metadata(step, item)
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+                leaf.shape,
+                leaf.dtype,
+                sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
             ),
             metadata,
         )

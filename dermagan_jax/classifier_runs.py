@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +16,10 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from dermagan_jax import classifier, classifier_config, parallel, stepping
+from dermagan_jax import classifier, classifier_config, hosts, parallel, stepping
 from dermagan_jax.augmentation import find_policy
 from dermagan_jax.checkpoints import Checkpoints
-from dermagan_jax.data.pipeline import LabelledImages, eval_batches, train_batches
+from dermagan_jax.data.pipeline import Batch, LabelledImages, eval_batches, train_batches
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.metrics import classification
 from dermagan_jax.mixing import find_mixer
@@ -133,8 +133,10 @@ class Run:
         self._closing.close()
 
     @functools.cached_property
-    def _writer(self) -> MetricWriter:
+    def _writer(self) -> MetricWriter | None:
         """Opened by the first row, so that a finished run's files stay as they are."""
+        if not hosts.is_primary():
+            return None
         return self._closing.enter_context(MetricWriter(self.folder, resume_step=self.step))
 
     def log(self, step: int, metrics: Mapping[str, np.ndarray], *, is_due: bool) -> None:
@@ -152,11 +154,12 @@ class Run:
             for name in metrics
         }
         self._pending.clear()
-        self._writer.write(step, row)
+        if self._writer:
+            self._writer.write(step, row)
         if not math.isfinite(row["train/loss"]):
             self.error = TrainingError(
-                f"the training loss is no longer finite by step {step}; the last good checkpoint "
-                f"is step {self.checkpoints.latest_step()}; lower config.optimizer.learning_rate"
+                f"the training loss is no longer finite by step {step}; "
+                f"{self.checkpoints.last_good()}; lower config.optimizer.learning_rate"
             )
 
     def save(self, step: int, state: ClassifierState, scores: Mapping[str, Any] | None) -> None:
@@ -165,10 +168,12 @@ class Run:
             return
         best = None
         if scores:
-            row = {name: scores[name] for name in ("loss", "accuracy")}
-            self._writer.write(step, {f"validation/{name}": value for name, value in row.items()})
+            if self._writer:
+                row = {f"validation/{name}": scores[name] for name in ("loss", "accuracy")}
+                self._writer.write(step, row)
             best = {"loss": scores["loss"]}
-        self._writer.flush()
+        if self._writer:
+            self._writer.flush()
         self.checkpoints.save(step, state=state, config=self.document, metrics=best)
         self.step, self.state = step, state
 
@@ -230,6 +235,28 @@ def _steps(program: Program, lanes: Sequence[Sequence[Run]]) -> parallel.ManySte
     return parallel.side_by_side(joined)
 
 
+def _superbatches(
+    config: ml_collections.ConfigDict,
+    runs: Sequence[Run],
+    images: LabelledImages,
+    start: int,
+    size: int,
+) -> Iterator[Batch]:
+    """Yields the batches of all runs from step `start` on, of which each host reads its part."""
+    # On several hosts there is one run, on the devices of all.
+    mesh, shape = runs[0].mesh, (len(runs), config.batch_size)
+    parts = train_batches(
+        images,
+        batch_size=config.batch_size,
+        seeds=[run.seed for run in runs],
+        start_step=start,
+        steps_per_call=size,
+        balanced=config.class_balanced,
+        part=parallel.own_part(mesh, shape),
+    )
+    return parallel.join_parts(parts, mesh, batch_axis=1, shape=shape)
+
+
 def _drive(
     program: Program,
     runs: Sequence[Run],
@@ -243,18 +270,15 @@ def _drive(
     lanes = _lanes(runs)
     in_order = list(itertools.chain(*lanes))
     size = stepping.steps_per_call(config.steps_per_call)
-    superbatches = train_batches(
-        images,
-        batch_size=config.batch_size,
-        seeds=[run.seed for run in in_order],
-        start_step=start,
-        steps_per_call=size,
-        balanced=config.class_balanced,
-    )
+    superbatches = _superbatches(config, in_order, images, start, size)
     label = "classifier" if len(runs) == 1 else f"{len(runs)} classifiers"
     images_per_step = config.batch_size * len(runs)
     with Progress(
-        config.num_steps, initial_step=start, images_per_step=images_per_step, label=label
+        config.num_steps,
+        initial_step=start,
+        images_per_step=images_per_step,
+        label=label,
+        shown=hosts.is_primary(),
     ) as progress:
 
         def on_metrics(step: int, metrics: Sequence[Mapping[str, np.ndarray]]) -> None:

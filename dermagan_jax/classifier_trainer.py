@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dermagan_jax import (
     classifier_config,
     figures,
     files,
+    hosts,
     parallel,
     training_set,
     workdir,
@@ -105,10 +107,15 @@ def _train(
         chosen = training_set.assemble(config, opened)
         data = opened.description() | dict(chosen.description)
         configs = {seed: config.to_dict() | {"seed": seed} for seed in folders}
-        meshes = parallel.share_devices(len(folders), config.batch_size)
-        for seed, folder in folders.items():
-            workdir.claim(folder, config=configs[seed], data=data)
-            opened_runs.enter_context(workdir.held(folder))
+        sizes = parallel.read_mesh(config.mesh, "seed")
+        meshes = parallel.share_devices(len(folders), config.batch_size, sizes=sizes)
+
+        def claim() -> None:
+            for seed, folder in folders.items():
+                workdir.claim(folder, config=configs[seed], data=data)
+                opened_runs.enter_context(workdir.held(folder))
+
+        hosts.on_primary(claim)
         program = Program(config)
         runs = []
         for mesh, (seed, folder) in zip(meshes, folders.items(), strict=True):
@@ -148,11 +155,16 @@ def _summarise(
             "num_params": sum(leaf.size for leaf in jax.tree.leaves(nets[index].params)),
             "data": run.document["data"],
         }
-        _draw(summary, run.folder)
-        with files.replacing(run.folder / PREDICTIONS) as partial, partial.open("wb") as file:
-            np.savez(file, validation=logits["validation"][index], test=logits["test"][index])
-        files.write_json(run.folder / workdir.SUMMARY, summary)
+        own = {name: logits[name][index] for name in SPLITS}
+        hosts.on_primary(partial(_conclude, run.folder, summary, own))
     return summaries
+
+
+def _conclude(folder: Path, summary: Mapping[str, Any], logits: Mapping[str, np.ndarray]) -> None:
+    _draw(summary, folder)
+    with files.replacing(folder / PREDICTIONS) as path, path.open("wb") as file:
+        np.savez(file, validation=logits["validation"], test=logits["test"])
+    files.write_json(folder / workdir.SUMMARY, summary)
 
 
 def _draw(summary: Mapping[str, Any], folder: Path) -> None:

@@ -91,6 +91,8 @@ def show_gan_summary(summary: Mapping[str, Any], workdir: str) -> None:
     print(f"Trained {done}. Samples: {workdir}/samples")
     for alarm in summary["alarms"]:
         print(f"  alarm: {alarm['alarm']}, {alarm['class']}, step {alarm['step']}")
+    for back in summary["rollbacks"]:
+        print(f"  went back to step {back['step']}, learning rate {back['learning_rate']:g}")
     print(f"Next: dermagan generate --gan {workdir} --per-class 100 --out DIR")
     print(notice(summary["data"]["kind"]))
 

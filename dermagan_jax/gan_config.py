@@ -65,6 +65,11 @@ def check(config: Config) -> None:
     for name in ("batch_size", "log_every_steps", "checkpoint_every_steps", "penalty_interval"):
         if config[name] < 1:
             raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
+    if config["rollbacks"] < 0 or config["rollback_checkpoints"] < 1:
+        raise DermaganError(
+            f"config.rollbacks is {config['rollbacks']} and config.rollback_checkpoints "
+            f"{config['rollback_checkpoints']}; give numbers from 0 and from 1"
+        )
     watch = config["watch"]
     if watch["features"] and watch["per_class"] <= NEIGHBOURS:
         raise DermaganError(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from dermagan_jax import compilation, console, memory, parallel, profiling, seeds
+from dermagan_jax import compilation, console, hosts, memory, parallel, profiling, seeds
+from dermagan_jax.errors import DermaganError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe, such as configs/RECIPE.py:paper; see the file for its fields."
@@ -26,6 +28,16 @@ _COMPILATION_CACHE = flags.DEFINE_boolean(
     "compilation_cache", True, "Keep compiled programs in your cache folder for the next run."
 )
 
+
+_MULTIHOST = flags.DEFINE_boolean(
+    "multihost",
+    False,
+    "Train one model on the devices of several processes, each started with this command. SLURM, "
+    "Open MPI, Kubernetes and Cloud TPUs say who they are; else give the next three flags.",
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT at which process 0 listens.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this one is, from 0.")
 
 Train = Callable[..., dict[str, Any]]
 Show = Callable[[dict[str, Any], str], None]
@@ -50,12 +62,16 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
         memory.keep_freed_memory()
         if _COMPILATION_CACHE.value:
             compilation.keep_programs()
+        if _MULTIHOST.value:
+            _meet(chosen)
         if several and chosen:
             train_seeds, show_seeds = several
             parallel.one_device_a_core(len(chosen))
             show_seeds(train_seeds(config, chosen, workdir, profile=profile), _WORKDIR.value)
         else:
-            show(train(config, workdir, profile=profile), _WORKDIR.value)
+            summary = train(config, workdir, profile=profile)
+            if hosts.is_primary():
+                show(summary, _WORKDIR.value)
 
     if several:
         flags.DEFINE_string(
@@ -63,7 +79,19 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
         )
     # `--help` shows the flags of the script, and these are its own in all but the place.
     names = ["config", "workdir", "profile", "compilation_cache"]
+    names += ["multihost", "coordinator", "num_processes", "process_id"]
     for name in [*names, "seeds"] if several else names:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     flags.mark_flag_as_required("config")
     app.run(console.reports_errors(main))
+
+
+def _meet(chosen: Sequence[int]) -> None:
+    if chosen:
+        raise DermaganError(
+            "--seeds and --multihost exclude each other; give each host seeds of its own, without "
+            "--multihost"
+        )
+    hosts.meet(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if not hosts.is_primary():
+        logging.getLogger("dermagan").setLevel(logging.ERROR)

@@ -1,14 +1,19 @@
-"""Compiling pure steps for one device or many, and for many runs side by side."""
+"""Compiling pure steps for one device or many, and for many runs side by side.
+
+A mesh has two axes. `data` shares the images of a batch out. `entry` shares out the entries of a
+leading axis that state, batch and keys may have: the classes of a GAN a class.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -20,28 +25,78 @@ Steps = Callable[..., tuple[Any, Metrics]]
 ManySteps = Callable[..., tuple[list[Any], list[Metrics]]]
 KeyOf = Callable[[jax.Array, jax.Array], jax.Array]
 
-DATA_AXIS = "data"
+ENTRY_AXIS, DATA_AXIS = "entry", "data"
 
 
-def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of one axis, `data`, over all devices.
+def read_mesh(text: str, entries: str) -> dict[str, int]:
+    """Reads `config.mesh`, such as `data:4,class:2`.
 
     Args:
-      batch_size: images of one batch, which the devices share equally.
-      devices: the devices, or None for all there are.
+      text: what the user wrote; "" for the default.
+      entries: what the user calls the entries that devices may share out, or "" where there are
+        none.
+
+    Returns:
+      The number of devices along `ENTRY_AXIS` and `DATA_AXIS`, as far as given.
 
     Raises:
-      DermaganError: when the batch does not divide by the number of devices.
+      DermaganError: it is not of that form.
+    """
+    known = {"data": DATA_AXIS} | ({entries: ENTRY_AXIS} if entries else {})
+    sizes: dict[str, int] = {}
+    for part in filter(None, text.split(",")):
+        name, _, size = part.strip().partition(":")
+        if name not in known or known[name] in sizes or not size.isdecimal() or int(size) < 1:
+            example = ",".join(f"{name}:{2 * at}" for at, name in enumerate(known, 1))
+            raise DermaganError(
+                f"config.mesh is {text!r}; give a number of devices along "
+                f"{' and '.join(known)}, such as {example}, or '' for the default"
+            )
+        sizes[known[name]] = int(size)
+    return sizes
+
+
+def make_mesh(
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    num_entries: int = 1,
+) -> Mesh:
+    """Returns a mesh of the axes `entry` and `data` over all devices.
+
+    Args:
+      batch_size: images of one batch, which the devices along `data` share equally.
+      devices: the devices, or None for all there are, on all hosts.
+      sizes: from `read_mesh`; by default all devices lie along `data`.
+      num_entries: entries of the leading axis, which those along `entry` share equally.
+
+    Raises:
+      DermaganError: when something does not divide.
     """
     devices = jax.devices() if devices is None else devices
-    if batch_size % len(devices):
-        down = batch_size // len(devices) * len(devices)
-        nearest = [size for size in (down, down + len(devices)) if size]
+    sizes = sizes or {}
+    along_entry = sizes.get(ENTRY_AXIS, 1)
+    along_data = sizes.get(DATA_AXIS, max(1, len(devices) // along_entry))
+    if along_entry * along_data != len(devices):
         raise DermaganError(
-            f"batch_size is {batch_size}, which {len(devices)} devices cannot share equally; "
+            f"config.mesh takes {along_entry * along_data} devices, and there are {len(devices)}; "
+            "give numbers whose product that is, or '' for the default"
+        )
+    if num_entries % along_entry:
+        raise DermaganError(
+            f"config.mesh shares {num_entries} classes among {along_entry} devices; give a number "
+            "that divides them"
+        )
+    if batch_size % along_data:
+        down = batch_size // along_data * along_data
+        nearest = [size for size in (down, down + along_data) if size]
+        raise DermaganError(
+            f"batch_size is {batch_size}, which {along_data} devices cannot share equally; "
             f"set it to {' or '.join(map(str, nearest))}"
         )
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
+    auto = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((along_entry, along_data), (ENTRY_AXIS, DATA_AXIS), auto, devices=devices)
 
 
 def one_device_a_core(num_runs: int) -> None:
@@ -56,12 +111,15 @@ def one_device_a_core(num_runs: int) -> None:
     jax.config.update("jax_num_cpu_devices", min(num_runs, cores))
 
 
-def share_devices(num_runs: int, batch_size: int) -> list[Mesh]:
+def share_devices(
+    num_runs: int, batch_size: int, *, sizes: Mapping[str, int] | None = None
+) -> list[Mesh]:
     """Deals the devices out to runs that have nothing to do with each other.
 
     Args:
       num_runs: how many there are.
       batch_size: images of a batch of each.
+      sizes: from `read_mesh`; by default as many shares as there are runs or devices.
 
     Returns:
       The mesh of each run: its share of the devices, or where there are fewer devices than runs,
@@ -71,19 +129,102 @@ def share_devices(num_runs: int, batch_size: int) -> list[Mesh]:
       DermaganError: see `make_mesh`.
     """
     devices = jax.devices()
-    count = min(num_runs, len(devices))
-    size = len(devices) // count
+    sizes = sizes or {}
+    size = sizes.get(DATA_AXIS, 0)
+    count = sizes.get(ENTRY_AXIS) or min(num_runs, len(devices) // (size or 1)) or 1
+    size = size or len(devices) // count
+    if size * count > len(devices) or not size:
+        raise DermaganError(
+            f"config.mesh takes {max(size, 1) * count} devices, and there are {len(devices)}; give "
+            "smaller numbers, or '' for the default"
+        )
     meshes = [make_mesh(batch_size, devices[at * size : (at + 1) * size]) for at in range(count)]
     return [meshes[run % count] for run in range(num_runs)]
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device has whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(mesh: Mesh, *, has_entries: bool) -> NamedSharding:
+    """Returns the sharding of a state whose leaves may have a leading axis of entries."""
+    shares = has_entries and mesh.shape[ENTRY_AXIS] > 1
+    return NamedSharding(mesh, PartitionSpec(ENTRY_AXIS) if shares else PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, *, batch_axis: int) -> NamedSharding:
+    """Returns the sharding of super-batches: [K, B, ...], or [K, entries, B, ...] for axis 1."""
+    shares = batch_axis == 1 and mesh.shape[ENTRY_AXIS] > 1
+    before = [None, *([ENTRY_AXIS if shares else None] * batch_axis)]
+    return NamedSharding(mesh, PartitionSpec(*before, DATA_AXIS))
+
+
+def own_part(mesh: Mesh, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Returns which entries, and which images of each, the devices of this process work on.
+
+    Args:
+      mesh: from `make_mesh`.
+      shape: the number of entries and of images of each.
+    """
+    entry = ENTRY_AXIS if mesh.shape[ENTRY_AXIS] > 1 else None
+    sharding = NamedSharding(mesh, PartitionSpec(entry, DATA_AXIS))
+    places = sharding.addressable_devices_indices_map(shape).values()
+    bounds = [
+        [each.indices(size)[:2] for each, size in zip(place, shape, strict=True)]
+        for place in places
+        if place is not None
+    ]
+    low, high = np.min(bounds, axis=0)[:, 0], np.max(bounds, axis=0)[:, 1]
+    return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+
+
+def join_parts(
+    batches: Iterable[Any], mesh: Mesh, *, batch_axis: int, shape: tuple[int, int]
+) -> Iterator[Any]:
+    """Makes super-batches of which each process has its own part into ones of all processes.
+
+    Args:
+      batches: whose arrays hold the entries and images of `own_part`.
+      mesh: from `make_mesh`.
+      batch_axis: see `compile_steps`.
+      shape: as for `own_part`.
+
+    Yields:
+      The batches, ready for `compile_steps`; the very same ones where there is one process.
+    """
+    if jax.process_count() == 1:
+        yield from batches
+        return
+    sharding = batch_sharding(mesh, batch_axis=batch_axis)
+    of_entries, of_images = own_part(mesh, shape)
+    first = [of_entries.start, of_images.start] if batch_axis else [of_images.start]
+    whole = shape if batch_axis else shape[1:]
+
+    after = 1 + len(whole)
+
+    def joined(part: np.ndarray) -> jax.Array:
+        def cut(index: Any) -> np.ndarray:
+            own = [
+                slice(at.indices(size)[0] - low, at.indices(size)[1] - low)
+                for at, size, low in zip(index[1:after], whole, first, strict=True)
+            ]
+            return part[(index[0], *own)]
+
+        shape = (len(part), *whole, *part.shape[after:])
+        return jax.make_array_from_callback(shape, sharding, cut)
+
+    for batch in batches:
+        yield jax.tree.map(joined, batch)
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Places a copy on every device, as `compile_steps` returns it, so that it compiles once."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, replicated(mesh))
 
 
 def compile_steps(step: Step, key_of: KeyOf, mesh: Mesh, *, batch_axis: int = 0) -> Steps:
-    """Compiles many steps into one call by `jit`, each batch sharded and all else replicated.
+    """Compiles many steps into one call by `jit`, batches sharded, and states by their entries.
 
     BatchNorm and means then run over the global batch by themselves. The state is donated. The
     loop's bounds are arguments of the program, so that a step computes the same however many there
@@ -93,7 +234,7 @@ def compile_steps(step: Step, key_of: KeyOf, mesh: Mesh, *, batch_axis: int = 0)
       step: a pure `step(state, batch, key)` without `axis_name`.
       key_of: gives the key of a step by the run's key and the step's number, from 1.
       mesh: from `make_mesh`.
-      batch_axis: the axis of a batch's arrays that counts images; 1 behind a class axis.
+      batch_axis: the axis of a batch's arrays that counts images; 1 behind an axis of entries.
 
     Returns:
       A function `(key, state, batches, base, start, stop)`: the run's key, the state, K batches
@@ -122,12 +263,13 @@ def compile_steps(step: Step, key_of: KeyOf, mesh: Mesh, *, batch_axis: int = 0)
         rows = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), metrics)
         return lax.fori_loop(start, stop, body, (state, rows))
 
-    replicated = NamedSharding(mesh, PartitionSpec())
-    sharded = NamedSharding(mesh, PartitionSpec(*[None] * (batch_axis + 1), DATA_AXIS))
+    whole = replicated(mesh)
+    own = state_sharding(mesh, has_entries=batch_axis == 1)
+    batches = batch_sharding(mesh, batch_axis=batch_axis)
     return jax.jit(
         steps,
-        in_shardings=(replicated, replicated, sharded, replicated, replicated, replicated),
-        out_shardings=(replicated, replicated),
+        in_shardings=(whole, own, batches, whole, whole, whole),
+        out_shardings=(own, whole),
         donate_argnums=1,
     )
 
@@ -140,11 +282,12 @@ def pmap_step(step: Step) -> Step:
     return jax.pmap(step, DATA_AXIS, in_axes=(None, 0, None), out_axes=None)
 
 
-def map_over_first_axis(step: Step) -> Step:
+def map_over_first_axis(step: Step, mesh: Mesh | None = None) -> Step:
     """Maps a step over the leading axis of its state, batch and keys, in one program.
 
     CPUs run the entries in turn, since there a mapped convolution turns into a slow grouped one;
-    accelerators run them at once. An only entry runs as if it had no such axis.
+    accelerators run them at once. An only entry runs as if it had no such axis. On a mesh whose
+    `entry` axis shares them out, each device maps over its own.
     """
 
     def in_turn(*operands: Any) -> tuple[Any, Metrics]:
@@ -156,15 +299,25 @@ def map_over_first_axis(step: Step) -> Step:
             return jax.tree.map(lambda leaf: leaf[None], step(*only))
         return lax.platform_dependent(*operands, cpu=in_turn, default=jax.vmap(step))
 
-    return mapped
+    if mesh is None or mesh.shape[ENTRY_AXIS] == 1:
+        return mapped
+    own = PartitionSpec(ENTRY_AXIS)
+    # The axis `data` stays the compiler's, as without entries.
+    return jax.shard_map(
+        mapped,
+        mesh=mesh,
+        in_specs=own,
+        out_specs=own,
+        axis_names={ENTRY_AXIS},
+        check_vma=False,
+    )
 
 
 def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
     """Places trees on a mesh, as one whose leaves have a leading axis."""
-    return replicate(_stacked(replicate(list(trees), mesh)), mesh)
+    return jax.jit(_stacked, out_shardings=replicated(mesh))(list(trees))
 
 
-@jax.jit
 def _stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 

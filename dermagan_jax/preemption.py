@@ -7,6 +7,9 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+import jax
+from jax.experimental import multihost_utils
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -25,13 +28,32 @@ class Preempted(BaseException):
 
 
 class Preemption:
-    """Listens for a signal to end, from entry to exit. A second one ends the process at once."""
+    """Listens for a signal to end, from entry to exit. A second one ends the process at once.
+
+    On several hosts JAX listens for SIGTERM, on any of them, and all hear of it at the same step.
+    """
 
     def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
+        self._noted: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
+    def asked(self, step: int) -> signal.Signals | None:
+        """Returns the signal that asks for an end, if one came.
+
+        Args:
+          step: updates done; on several hosts all must ask at the same ones.
+        """
+        if (
+            self._noted is None
+            and jax.process_count() > 1
+            and multihost_utils.reached_preemption_sync_point(step)
+        ):
+            self._noted = signal.SIGTERM
+        return self._noted
+
     def __enter__(self) -> Self:
+        if jax.process_count() > 1:
+            return self
         # Python gives signals to the main thread alone.
         if threading.current_thread() is threading.main_thread():
             self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
@@ -46,7 +68,7 @@ class Preemption:
         self._restore()
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.asked = signal.Signals(number)
+        self._noted = signal.Signals(number)
         self._restore()
 
     def _restore(self) -> None:

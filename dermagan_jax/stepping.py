@@ -94,20 +94,22 @@ def drive(
     """
     waiting = _Waiting(on_metrics)
     with Preemption() as preemption:
+        asked = None
         for base, batches, low, high in _calls(superbatches, start, last, size, every, tracer.cuts):
-            if preemption.asked:
+            if asked:
                 high = min(high, low + may_end_every - (base + low) % may_end_every)
             tracer.before(base + low)
             state, metrics = steps(state, batches, base, low, high)
             tracer.after(base + high, metrics)
             waiting.take(base, low, high, metrics)
             done = base + high
-            asked = preemption.asked if done % may_end_every == 0 and done < last else None
-            if done % every == 0 or done == last or asked:
+            asked = asked or preemption.asked(done)
+            ends = asked and done % may_end_every == 0 and done < last
+            if done % every == 0 or done == last or ends:
                 waiting.hand_over()
                 if on_state(done, state):
                     break
-            if asked:
+            if asked and ends:
                 raise Preempted(done, asked)
     tracer.close()
     return state

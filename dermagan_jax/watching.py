@@ -47,9 +47,8 @@ class Watch:
         Raises:
           DermaganError: the set has too few images, or the extractor is missing.
         """
-        self.best_step: int | None = None
-        self.best_kid = float("inf")
-        self._patience, self._waited = patience, 0
+        self.forget()
+        self._patience = patience
         self._extractor = find_extractor(features)
         self._heldout = self._extractor.features_of(
             prepared.load_split(data_dir, "validation"), label="validation images"
@@ -58,6 +57,12 @@ class Watch:
         self.floor = self._measure(
             self._extractor.features_of(training, label="training images, for the floor")
         )
+
+    def forget(self) -> None:
+        """Forgets the checkpoints so far."""
+        self.best_step: int | None = None
+        self.best_kid = float("inf")
+        self._waited = 0
 
     def measure(self, image: np.ndarray, label: np.ndarray) -> dict[str, float]:
         """Measures generated images.

@@ -26,8 +26,11 @@ _MUTABLE = frozenset(
             "num_steps",
             "total_kimg",
             "steps_per_call",
+            "mesh",
             "checkpoint_every_steps",
             "keep_checkpoints",
+            "rollbacks",
+            "rollback_checkpoints",
         ),
         *("data_dir", "gan_workdir", "dir"),
     }

@@ -179,9 +179,12 @@ class MetricWriter:
 
         Args:
           step: number of updates done.
-          metrics: {name: value}, such as `{"train/images_per_sec": 850.0}`.
+          metrics: {name: value}, such as `{"train/images_per_sec": 850.0}`; those that are not
+            finite are left out.
         """
         for name, value in metrics.items():
+            if not math.isfinite(value):
+                continue
             self._tensorboard.add_scalar(name, float(value), global_step=step)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
@@ -292,6 +295,7 @@ class Progress:
         initial_step: int,
         images_per_step: int,
         label: str,
+        shown: bool = True,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -302,12 +306,14 @@ class Progress:
           initial_step: updates done before, when a run resumes; else 0.
           images_per_step: images that one update sees.
           label: what is running, the line's first word.
+          shown: whether to write anything, as only one of several processes should.
           stream: where to write; standard error by default.
           clock: returns seconds; tests put in their own.
         """
         self._total_steps = total_steps
         self._images_per_step = images_per_step
         self._label = label
+        self._shown = shown
         # Not a default argument: standard error may be replaced after this module is imported.
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
@@ -343,6 +349,9 @@ class Progress:
             self._show(now)
 
     def _show(self, now: float) -> None:
+        self._shown_time, self._shown_step = now, self._step
+        if not self._shown:
+            return
         line = format_progress(
             self._step,
             self._total_steps,
@@ -358,7 +367,6 @@ class Progress:
         else:
             self._stream.write(f"{line}\n")
         self._stream.flush()
-        self._shown_time, self._shown_step = now, self._step
 
     def close(self) -> None:
         """Shows the last step, if it is not shown yet, and ends the line."""
@@ -367,7 +375,7 @@ class Progress:
         self._closed = True
         if self._shown_step != self._step:
             self._show(self._clock())
-        if self._is_tty:
+        if self._is_tty and self._shown:
             self._stream.write("\n")
             self._stream.flush()
 

@@ -20,7 +20,10 @@ PACKAGE = "dermagan_jax"
 LAYERS = (
     ("train_gan", "train_classifier", "cli", "commands", "__main__", "demo"),
     ("study",),
-    ("gan_trainer", "pretraining", "watching", "classifier_trainer", "classifier_runs", "launch"),
+    (
+        *("gan_trainer", "gan_runs", "rollbacks", "pretraining", "watching"),
+        *("classifier_trainer", "classifier_runs", "launch"),
+    ),
     (
         *("data", "checkpoints", "compilation", "console", "features", "memory", "synthesis"),
         *(
@@ -36,7 +39,7 @@ LAYERS = (
         ),
     ),
     ("gan", "gan_config", "classifier", "classifier_config"),
-    ("state", "rules", "parallel", "stepping", "preemption", "profiling", "seeds"),
+    ("state", "rules", "parallel", "stepping", "preemption", "profiling", "seeds", "hosts"),
     (
         "nets",
         "losses",

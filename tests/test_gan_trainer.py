@@ -14,12 +14,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import dcgan, resgan
-from dermagan_jax import gan, gan_config, gan_trainer, images, synthesis, workdir
+from dermagan_jax import gan, gan_config, gan_trainer, images, parallel, synthesis, workdir
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.nets import pretrained
 from dermagan_jax.profiling import Window
+from dermagan_jax.rollbacks import Rollbacks
 from dermagan_jax.writers import METRICS_FILE, read_metrics
 
 
@@ -103,9 +104,68 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     def broken(_: object, state: object, *__: object) -> tuple:
         return state, {"d_loss": jnp.full((1, 4), jnp.nan), "g_loss": jnp.ones((1, 4))}
 
-    monkeypatch.setattr(gan_trainer.parallel, "compile_steps", lambda *_, **__: broken)
-    with pytest.raises(TrainingError, match="no longer finite at step 1; the last good checkpoint"):
+    monkeypatch.setattr(parallel, "compile_steps", lambda *_, **__: broken)
+    with pytest.raises(TrainingError, match="no longer finite at step 1; there is no checkpoint"):
         gan_trainer.train(_config(phantom_set), tmp_path / "run")
+
+
+class _BrokenOnce:
+    """Steps whose loss is not finite at one step, at the first learning rate only."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
+        self._at, self._made = at, 0
+        self._compile = parallel.compile_steps
+        monkeypatch.setattr(parallel, "compile_steps", self._compile_broken)
+        self.rates: list[float] = []
+
+    def _compile_broken(self, *args: object, **kwargs: object) -> object:
+        steps = self._compile(*args, **kwargs)
+        self._made += 1
+        # The first is never run: it is built to see whether it can be.
+        if self._made > 2:
+            return steps
+
+        def broken(key: object, state: object, batches: object, base: int, *bounds: int) -> tuple:
+            state, metrics = steps(key, state, batches, base, *bounds)
+            if base + bounds[0] + 1 == self._at:
+                metrics["d_loss"] *= jnp.nan
+            return state, metrics
+
+        return broken
+
+
+def test_trouble_sends_a_run_back_at_half_the_rate(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    config = _config(phantom_set)
+    config.rollbacks, config.checkpoint_every_steps, config.log_every_steps = 1, 1, 1
+    config.rollback_checkpoints = 2
+    rate = config.optimizer.learning_rate
+    _BrokenOnce(monkeypatch, at=4)
+    summary = gan_trainer.train(config, tmp_path / "run")
+    (back,) = summary["rollbacks"]
+    assert (back["step"], back["learning_rate"]) == (2, rate / 2)
+    assert "no longer finite at step 4" in back["reason"]
+    assert "going back to step 2, learning rate" in caplog.text
+    steps = [row["step"] for row in read_metrics(tmp_path / "run" / METRICS_FILE)]
+    assert sorted(steps) == [1, 1, 2, 2, 3, 3, 4, 4]  # A row of losses and one of diversity each.
+    # The same command again changes nothing; a longer one goes on at the smaller rate.
+    assert gan_trainer.train(config, tmp_path / "run") == summary
+    assert Rollbacks(config, tmp_path / "run").config().optimizer.learning_rate == rate / 2
+
+
+def test_trouble_that_comes_again_ends_the_run(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object, state: object, *__: object) -> tuple:
+        return state, {"d_loss": jnp.full((1, 4), jnp.nan), "g_loss": jnp.ones((1, 4))}
+
+    monkeypatch.setattr(parallel, "compile_steps", lambda *_, **__: broken)
+    config = _config(phantom_set)
+    config.rollbacks = 2
+    with pytest.raises(TrainingError, match="no longer finite at step 1"):
+        gan_trainer.train(config, tmp_path / "run")
+    assert len(Rollbacks(config, tmp_path / "run").done) == 2
 
 
 @pytest.mark.parametrize(
@@ -121,6 +181,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         ("loss", "envy", "'envy'; known: 'non_saturating', 'hinge', 'relativistic'"),
         ("augment", "sepia", r"config\.augment is 'sepia'; give 'none', 'ada' or"),
         ("batch_size", 6, "set it to 4 or 8"),
+        ("mesh", "rows:2", "give a number of devices along data and class, such as data:2,class:4"),
+        ("rollbacks", -1, r"config\.rollbacks is -1"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(

@@ -108,7 +108,7 @@ def test_the_exit_code_is_what_schedulers_know(
 def test_a_second_signal_is_not_held_back() -> None:
     with preemption.Preemption() as listening:
         signal.raise_signal(signal.SIGINT)
-        assert listening.asked == signal.SIGINT
+        assert listening.asked(1) == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
@@ -118,7 +118,7 @@ def test_a_thread_does_not_listen() -> None:
 
     def listen() -> None:
         with preemption.Preemption() as listening:
-            found.append(listening.asked)
+            found.append(listening.asked(1))
 
     thread = threading.Thread(target=listen)
     thread.start()

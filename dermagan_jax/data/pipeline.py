@@ -8,7 +8,7 @@ number of batches it has given: a resumed run asks for the batches from that ste
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,10 @@ from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 
 Batch = dict[str, np.ndarray]
+Part = tuple[slice, slice]
+
+WHOLE: Part = (slice(None), slice(None))
+"""Of a batch's runs or classes, and of its images: all. A host of several reads its own part."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +124,7 @@ def train_batches(
     start_step: int = 0,
     steps_per_call: int = 1,
     balanced: bool = False,
+    part: Part = WHOLE,
 ) -> Iterator[Batch]:
     """Yields shuffled super-batches without end, for one run or for several side by side.
 
@@ -130,9 +135,10 @@ def train_batches(
       start_step: index of the first batch to yield.
       steps_per_call: K; the stream of batches is the same for any.
       balanced: give every class the same share, by repetition.
+      part: which runs, and which images of their batches, to read.
 
     Yields:
-      `image` [K, N, B, S, S, 3] uint8 and `label` [K, N, B] int32.
+      `image` [K, N, B, S, S, 3] uint8 and `label` [K, N, B] int32, of which the part.
 
     Raises:
       DermaganError: when there are no images.
@@ -156,7 +162,7 @@ def train_batches(
         ]
         yield from map(np.stack, zip(*streams, strict=True))
 
-    return _gathered(images, indices, (len(seeds), batch_size), steps_per_call)
+    return _gathered(images, indices, steps_per_call, part)
 
 
 def class_batches(
@@ -166,6 +172,7 @@ def class_batches(
     seed: int,
     start_step: int = 0,
     steps_per_call: int = 1,
+    part: Part = WHOLE,
 ) -> Iterator[Batch]:
     """Yields super-batches whose batches have a class axis, each class shuffled by itself.
 
@@ -175,9 +182,10 @@ def class_batches(
       seed: same seed, same batches.
       start_step: index of the first batch to yield.
       steps_per_call: K; the stream of batches is the same for any.
+      part: which classes, and which images of their batches, to read.
 
     Yields:
-      `image` [K, 4, B, S, S, 3] uint8, classes in label order.
+      `image` [K, 4, B, S, S, 3] uint8, classes in label order, of which the part.
 
     Raises:
       DermaganError: when a class has no images.
@@ -202,7 +210,7 @@ def class_batches(
         for parts in zip(*streams, strict=True):
             yield np.stack([each[part] for each, part in zip(members, parts, strict=True)])
 
-    return _gathered(images, indices, (NUM_CLASSES, batch_size), steps_per_call)
+    return _gathered(images, indices, steps_per_call, part)
 
 
 def eval_batches(images: LabelledImages, *, batch_size: int) -> Iterator[tuple[Batch, int]]:
@@ -226,12 +234,16 @@ def _class_seed(seed: int, label: int) -> int:
 
 
 def _gathered(
-    images: LabelledImages, indices: object, shape: tuple[int, ...], steps_per_call: int
+    images: LabelledImages,
+    indices: Callable[[], Iterator[np.ndarray]],
+    steps_per_call: int,
+    part: Part,
 ) -> Iterator[Batch]:
     """Turns a stream of indices into super-batches, gathered ahead of time on tf.data's threads."""
     image, label = tf.constant(images.image), tf.constant(images.label)
     dataset = tf.data.Dataset.from_generator(
-        indices, output_signature=tf.TensorSpec(shape, tf.int64)
+        lambda: (each[part] for each in indices()),
+        output_signature=tf.TensorSpec((None, None), tf.int64),
     )
     dataset = dataset.batch(steps_per_call, drop_remainder=True)
     dataset = dataset.map(

@@ -1,0 +1,89 @@
+"""One process of a training run, alone or of several: `python host_program.py '{JSON}'`.
+
+The optimizers are plain gradient descent, so that rounding stays what it is: Adam would turn a
+difference of 1e-9 in a gradient near zero into one of the whole learning rate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from absl import app
+
+from configs import dcgan, lesion_cnn, resgan
+from dermagan_jax import (
+    classifier_config,
+    classifier_trainer,
+    console,
+    gan_config,
+    gan_trainer,
+    hosts,
+    preemption,
+)
+
+
+def _sgd(rate: float) -> optax.GradientTransformation:
+    return optax.sgd(rate)
+
+
+def _dcgan() -> Any:
+    config = dcgan.get_config("smoke")
+    config.model.width, config.model.latent_size, config.batch_size = 4, 8, 4
+    config.log_every_steps = 1
+    return config
+
+
+def _resgan() -> Any:
+    config = resgan.get_config("smoke")
+    config.model.width = config.model.max_width = 8
+    config.model.d_width = config.model.d_max_width = 8
+    config.batch_size = 16
+    config.log_every_steps = 1
+    return config
+
+
+def _classifier() -> Any:
+    config = lesion_cnn.get_config("smoke")
+    config.batch_size, config.log_every_steps = 8, 1
+    return config
+
+
+CONFIGS = {"dcgan": _dcgan, "resgan": _resgan, "classifier": _classifier}
+
+
+def _end_after(step: int) -> None:
+    """Sends this process SIGTERM when it asks whether one came, after that many steps."""
+    asked = preemption.Preemption.asked
+
+    def asked_with_signal(self: preemption.Preemption, done: int) -> signal.Signals | None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return asked(self, done)
+
+    preemption.Preemption.asked = asked_with_signal
+
+
+def main(argv: list[str]) -> None:
+    told = json.loads(argv[1])
+    jax.config.update("jax_num_cpu_devices", told["devices"])
+    if told["processes"] > 1:
+        hosts.meet(f"localhost:{told['port']}", told["processes"], told["process"])
+    config = CONFIGS[told["kind"]]()
+    with config.unlocked():
+        config.update(told["config"])
+    gan_config.make_optimizers = lambda config: (_sgd(0.01), _sgd(0.01))
+    classifier_config.make_optimizer = lambda config: _sgd(0.01)
+    if told["process"] == told.get("signalled"):
+        _end_after(told["end_after"])
+    train = classifier_trainer.train if told["kind"] == "classifier" else gan_trainer.train
+    train(config, Path(told["workdir"]))
+
+
+if __name__ == "__main__":
+    app.run(console.reports_errors(main))

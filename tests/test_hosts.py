@@ -1,0 +1,127 @@
+"""Several processes that train one model do what one process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import chex
+import numpy as np
+import pytest
+
+from dermagan_jax import hosts, workdir
+from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.writers import METRICS_FILE, read_metrics
+
+PROGRAM = Path(__file__).parent / "host_program.py"
+SMALL_GAN = {"num_steps": 4, "total_kimg": 0.0, "checkpoint_every_steps": 2}
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
+
+
+def _train(folder: Path, *, processes: int, **told: Any) -> list[tuple[int, str]]:
+    """Trains on four CPU devices, in one process or two; returns exit codes and what was said."""
+    environment = {name: text for name, text in os.environ.items() if name != "XLA_FLAGS"} | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PYTHONPATH": str(PROGRAM.parents[1]),
+    }
+    told |= {"workdir": str(folder), "processes": processes, "devices": 4 // processes}
+    told |= {"port": _free_port()}
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), json.dumps(told | {"process": process})],
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+    said = [process.communicate(timeout=600)[1] for process in running]
+    return [(process.returncode, text) for process, text in zip(running, said, strict=True)]
+
+
+def _assert_all_well(ended: list[tuple[int, str]]) -> None:
+    assert [code for code, _ in ended] == [0] * len(ended), "\n".join(text for _, text in ended)
+
+
+def _state(folder: Path, step: int) -> Any:
+    with Checkpoints(folder, read_only=True) as saved:
+        return saved.restore_arrays(step, "state")
+
+
+def _assert_same_run(ours: Path, theirs: Path, step: int) -> None:
+    chex.assert_trees_all_close(_state(ours, step), _state(theirs, step), rtol=1e-5, atol=1e-6)
+    mine, other = (read_metrics(folder / METRICS_FILE) for folder in (ours, theirs))
+    assert [row.keys() for row in mine] == [row.keys() for row in other]
+    for one, two in zip(mine, other, strict=True):
+        np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=2e-4, atol=1e-5)
+    assert (ours / workdir.SUMMARY).exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("dcgan", SMALL_GAN),
+        ("resgan", SMALL_GAN),
+        ("classifier", {"num_steps": 4, "eval_every_steps": 2, "class_balanced": True}),
+    ],
+)
+def test_two_processes_of_two_devices_equal_one_of_four(
+    phantom_set: Path, tmp_path: Path, kind: str, config: dict[str, Any]
+) -> None:
+    config = config | {"data_dir": str(phantom_set)}
+    one, two = tmp_path / "one", tmp_path / "two"
+    _assert_all_well(_train(one, processes=1, kind=kind, config=config))
+    ended = _train(two, processes=2, kind=kind, config=config)
+    _assert_all_well(ended)
+    _assert_same_run(two, one, 4)
+    assert "100%" in ended[0][1]
+    assert "100%" not in ended[1][1]
+
+
+def test_a_signal_to_one_host_ends_all_and_a_run_goes_on_elsewhere(
+    phantom_set: Path, tmp_path: Path
+) -> None:
+    """The classes lie on two hosts before the signal, and on one after it."""
+    config = SMALL_GAN | {"data_dir": str(phantom_set)}
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    _assert_all_well(_train(whole, processes=1, kind="dcgan", config=config))
+    shared = config | {"mesh": "class:2,data:2"}
+    codes = _train(ended, processes=2, kind="dcgan", config=shared, signalled=1, end_after=1)
+    assert [code for code, _ in codes] == [143, 143], codes
+    assert "ended by SIGTERM after step" in codes[0][1]
+    with Checkpoints(ended, read_only=True) as saved:
+        assert saved.latest_step() < 4
+    _assert_all_well(_train(ended, processes=1, kind="dcgan", config=config))
+    _assert_same_run(ended, whole, 4)
+
+
+def test_what_the_first_process_meets_all_meet(tmp_path: Path, phantom_set: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").write_text("not ours")
+    config = SMALL_GAN | {"data_dir": str(phantom_set)}
+    ended = _train(tmp_path / "run", processes=2, kind="dcgan", config=config)
+    assert [code for code, _ in ended] == [2, 2]
+    for _, said in ended:
+        assert "run: exists and is no run of this program; name another folder" in said
+
+
+def test_alone_the_work_is_simply_done() -> None:
+    assert hosts.is_primary()
+    assert hosts.on_primary(lambda: {"kid": float("nan")}).keys() == {"kid"}
+
+
+def test_half_told_who_is_who_is_refused() -> None:
+    with pytest.raises(DermaganError, match="go together; give all three, or none"):
+        hosts.meet("localhost:1", 2)
