@@ -72,3 +72,49 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Writes a JSON document at once, indented, its keys sorted."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+Fields = Mapping[str, type | tuple[type, ...]]
+
+
+def read_json(path: Path, fields: Fields, *, remedy: str) -> dict[str, Any]:
+    """Reads a JSON document that this program wrote.
+
+    Args:
+      path: the file.
+      fields: the type of each field that it must have; `data.kind` is the field `kind` of `data`.
+      remedy: ends the error's message.
+
+    Raises:
+      DermaganError: it cannot be read, or a field is missing or of another type.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DermaganError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise DermaganError(f"{path}: is damaged ({error}); {remedy}") from error
+    require_fields(document, fields, path, remedy=remedy)
+    return document
+
+
+def require_fields(document: Any, fields: Fields, source: object, *, remedy: str) -> None:
+    """Refuses a document in which a field is missing or of another type: see `read_json`.
+
+    Raises:
+      DermaganError: naming `source` and the field.
+    """
+    for name, kind in {"": dict, **fields}.items():
+        value = document
+        for part in filter(None, name.split(".")):
+            value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
+        # JSON's true and false are no numbers here, though they are in Python.
+        mistaken = isinstance(value, bool) and kind in (int, float)
+        if mistaken or not isinstance(value, kind):
+            what = f"{name} is {'missing' if value is _MISSING else 'of another kind'}"
+            raise DermaganError(
+                f"{source}: is damaged ({what if name else 'no JSON object'}); {remedy}"
+            )
+
+
+_MISSING = object()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dermagan_jax import files, images
-from dermagan_jax.data import prepared
+from dermagan_jax.data import prepared, tables
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 
@@ -126,31 +126,44 @@ def class_grid(generated: Generated) -> np.ndarray:
     return images.grid(np.concatenate(rows), GRID_COLUMNS, phantom=phantom)
 
 
+_FIELDS: files.Fields = {
+    "kind": str,
+    "seed": int,
+    "checkpoint_step": int,
+    "train_split_sha256": str,
+}
+_REMEDY = "make the folder anew with `dermagan generate`"
+
+
 def load_folder(folder: Path) -> Generated:
     """Reads a folder that `write_folder` made.
 
     Raises:
       DermaganError: when it is not one, or an image is missing or damaged.
     """
-    try:
-        provenance = json.loads((folder / PROVENANCE).read_text())
-        with (folder / MANIFEST).open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError) as error:
-        raise DermaganError(
-            f"{folder}: is no complete folder of generated images ({error}); "
-            "make one with `dermagan generate`"
-        ) from error
-    pixels = [images.read(_inside(folder, row["file"])) for row in rows]
-    label = np.asarray([CLASSES.index(row["class"]) for row in rows], np.int32)
-    index = np.asarray([int(row["index"]) for row in rows])
-    return Generated(np.stack(pixels), label, index, provenance)
+    if not (folder / PROVENANCE).exists():
+        raise DermaganError(f"{folder}: is no complete folder of generated images; {_REMEDY}")
+    provenance = files.read_json(folder / PROVENANCE, _FIELDS, remedy=_REMEDY)
+    pixels, labels, indices = [], [], []
+    for number, row in tables.read_rows(folder / MANIFEST, _MANIFEST_COLUMNS, remedy=_REMEDY):
+        if row["class"] not in CLASSES or not row["index"].isdecimal():
+            raise DermaganError(
+                f"{folder / MANIFEST}: row {number}: class {row['class']!r} and index "
+                f"{row['index']!r} are none of ours; {_REMEDY}"
+            )
+        pixels.append(images.read(_inside(folder, row["file"])))
+        labels.append(CLASSES.index(row["class"]))
+        indices.append(int(row["index"]))
+    if len({each.shape for each in pixels}) != 1:
+        raise DermaganError(f"{folder}: holds no images, or images of different sizes; {_REMEDY}")
+    label = np.asarray(labels, np.int32)
+    return Generated(np.stack(pixels), label, np.asarray(indices), provenance)
 
 
 def _inside(folder: Path, name: str) -> Path:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DermaganError(f"{folder / MANIFEST}: names {name}, outside its folder")
+    if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+        raise DermaganError(f"{folder / MANIFEST}: names {name!r}, outside its folder")
     return path
 
 
@@ -161,7 +174,7 @@ def _claim(out: Path, provenance: Mapping[str, Any]) -> None:
     """Marks `out` as ours before the first image: only our own leftovers are written over."""
     if (out / PROVENANCE).is_file() or (out / _CLAIM).is_file():
         found = out / (PROVENANCE if (out / PROVENANCE).is_file() else _CLAIM)
-        if json.loads(found.read_text()) != json.loads(json.dumps(dict(provenance))):
+        if files.read_json(found, {}, remedy=_REMEDY) != json.loads(json.dumps(dict(provenance))):
             raise DermaganError(
                 f"{out}: holds images of another checkpoint, seed or number; name another folder"
             )

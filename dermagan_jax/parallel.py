@@ -7,6 +7,7 @@ leading axis that state, batch and keys may have: the classes of a GAN a class.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -46,7 +47,7 @@ def read_mesh(text: str, entries: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for part in filter(None, text.split(",")):
         name, _, size = part.strip().partition(":")
-        if name not in known or known[name] in sizes or not size.isdecimal() or int(size) < 1:
+        if name not in known or known[name] in sizes or not re.fullmatch("[1-9][0-9]{0,5}", size):
             example = ",".join(f"{name}:{2 * at}" for at, name in enumerate(known, 1))
             raise DermaganError(
                 f"config.mesh is {text!r}; give a number of devices along "

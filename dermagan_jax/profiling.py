@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 
 import jax
@@ -30,7 +31,8 @@ def parse(text: str) -> Window | None:
     if not text:
         return None
     first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+    is_range = all(re.fullmatch("[0-9]{1,9}", each) for each in (first, last))
+    if not (is_range and 1 <= int(first) <= int(last)):
         raise DermaganError(f"--profile={text}: give the first and the last step, such as 20:29")
     return Window(int(first) - 1, int(last))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import ml_collections
 
 from dermagan_jax import files, hosts
 from dermagan_jax.checkpoints import Checkpoints
-from dermagan_jax.errors import DermaganError, TrainingError
+from dermagan_jax.errors import TrainingError
 
 ROLLBACKS = "rollbacks.json"
 RATE_FACTOR = 0.5
@@ -32,14 +31,9 @@ class Rollbacks:
         self._config = config
         self._path = workdir / ROLLBACKS
         self.done: list[Mapping[str, Any]] = []
-        try:
-            if self._path.exists():
-                self.done = json.loads(self._path.read_text())["rollbacks"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DermaganError(
-                f"{self._path}: is damaged ({error}); restore it, or delete it to go on with the "
-                "first learning rate"
-            ) from error
+        if self._path.exists():
+            remedy = "restore it, or delete it to go on with the first learning rate"
+            self.done = files.read_json(self._path, {"rollbacks": list}, remedy=remedy)["rollbacks"]
 
     def config(self) -> ml_collections.ConfigDict:
         """Returns the configuration with the learning rates that the returns have left."""

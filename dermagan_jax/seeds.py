@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from dermagan_jax.errors import DermaganError
 
 SPLITS = ("test", "validation")
+MAX_SEEDS = 1_000
 SCORES = ("accuracy", "balanced_accuracy", "loss")
 
 
@@ -21,9 +23,12 @@ def parse(text: str) -> list[int]:
     if not text:
         return []
     first, _, end = text.partition(":")
-    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+    # Eighteen digits are what the JAX key of a seed takes, and more than anyone has time for.
+    is_range = all(re.fullmatch("[0-9]{1,18}", each) for each in (first, end))
+    if not (is_range and 0 < int(end) - int(first) <= MAX_SEEDS):
         raise DermaganError(
-            f"--seeds={text}: give the first seed and the end, such as 0:8 for seeds 0 to 7"
+            f"--seeds={text[:40]}: give the first seed and the end, such as 0:8 for seeds 0 to 7; "
+            f"at most {MAX_SEEDS:,}"
         )
     return list(range(int(first), int(end)))
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 
-from dermagan_jax import classifier_config, workdir
+from dermagan_jax import classifier_config, files, workdir
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError
 
@@ -69,9 +68,5 @@ def _temperature(folder: Path) -> float | None:
     path = folder / workdir.SUMMARY
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_text()).get("temperature")
-    except (OSError, ValueError) as error:
-        raise DermaganError(
-            f"{path}: cannot be read ({error}); run train_classifier.py on the workdir again"
-        ) from error
+    remedy = "run train_classifier.py on the workdir again"
+    return files.read_json(path, {"temperature": (float, int)}, remedy=remedy)["temperature"]

@@ -106,12 +106,8 @@ def claim_seeds(folder: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise DermaganError(
-            f"{path}: is damaged ({error}); delete the file to take the workdir over"
-        ) from error
+    fields: files.Fields = {"config": dict, "data": dict}
+    return files.read_json(path, fields, remedy="delete the file to take the workdir over")
 
 
 def _differences(before: Any, after: Any, name: str = "") -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import hashlib
 import json
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dermagan_jax import files
-from dermagan_jax.data import dermoscopy
+from dermagan_jax.data import dermoscopy, tables
 from dermagan_jax.data.scan import content_sha256
 from dermagan_jax.data.splits import SPLITS
 from dermagan_jax.errors import DermaganError, LeakError
@@ -69,6 +68,17 @@ class Split:
         return Split(*(getattr(self, each.name)[chosen] for each in dataclasses.fields(self)))
 
 
+_REPORT_FIELDS: files.Fields = {
+    "kind": str,
+    "recipe": (str, type(None)),
+    "image_size": int,
+    "leaky": bool,
+    "licences": list,
+    "counts": dict,
+    **{f"split_hashes.{split}": str for split in SPLITS},
+}
+
+
 def load_report(data_dir: Path) -> dict[str, Any]:
     """Reads `data_report.json`, which is there only when a set is complete.
 
@@ -76,15 +86,10 @@ def load_report(data_dir: Path) -> dict[str, Any]:
       DermaganError: when the folder is no complete prepared set.
     """
     path = data_dir / REPORT
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
+    if not path.exists():
         what = "was not finished" if (data_dir / "plan.json").is_file() else "is no prepared set"
-        raise DermaganError(f"{data_dir}: {what}; run `dermagan prepare --out {data_dir} …`") from (
-            error
-        )
-    except (OSError, ValueError) as error:
-        raise DermaganError(f"{path}: cannot be read ({error}); prepare the set again") from error
+        raise DermaganError(f"{data_dir}: {what}; run `dermagan prepare --out {data_dir} …`")
+    return files.read_json(path, _REPORT_FIELDS, remedy="prepare the set again")
 
 
 def load_split(data_dir: Path, split: str) -> Split:
@@ -193,15 +198,8 @@ def read_manifest(data_dir: Path) -> list[dict[str, str]]:
     Raises:
       DermaganError: it cannot be read.
     """
-    path = data_dir / MANIFEST
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        if rows and set(MANIFEST_COLUMNS) - set(rows[0]):
-            raise ValueError(f"its columns are {', '.join(rows[0])}")
-    except (OSError, ValueError) as error:
-        raise DermaganError(f"{path}: cannot be read ({error}); prepare the set again") from error
-    return rows
+    rows = tables.read_rows(data_dir / MANIFEST, MANIFEST_COLUMNS, remedy="prepare the set again")
+    return [row for _, row in rows]
 
 
 def _require_disjoint(data_dir: Path, rows: Sequence[Mapping[str, str]], column: str) -> None:
@@ -231,7 +229,7 @@ def _require_stored(
             )
         }
     listed = {
-        row["image_id"]: (CLASSES.index(row["class"]), row["pixels_sha256"])
+        row["image_id"]: (_label(row["class"]), row["pixels_sha256"])
         for row in rows
         if row["split"] == split
     }
@@ -247,6 +245,10 @@ def _require_stored(
         raise LeakError(
             f"{data_dir}: the {split} split is not that of {REPORT}; prepare the set again"
         )
+
+
+def _label(name: str) -> int:
+    return CLASSES.index(name) if name in CLASSES else -1
 
 
 @contextlib.contextmanager

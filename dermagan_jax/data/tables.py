@@ -11,12 +11,15 @@ from dermagan_jax import images
 from dermagan_jax.errors import DermaganError
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(
+    path: Path, columns: Sequence[str], *, remedy: str = "use the table as the archive ships it"
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields the rows of a CSV file, of the named columns only.
 
     Args:
       path: the file; UTF-8, with a header row.
       columns: the columns it must have.
+      remedy: for a file that is no such table.
 
     Yields:
       The row's number as a spreadsheet shows it (the header is row 1), and {column: text without
@@ -34,7 +37,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
             if missing:
                 raise DermaganError(
                     f"{path}: has no column {', '.join(missing)} (found: "
-                    f"{', '.join(names)[:200] or 'none'}); use the table as the archive ships it"
+                    f"{', '.join(names)[:200] or 'none'}); {remedy}"
                 )
             reader.fieldnames = names
             for row in reader:
@@ -47,9 +50,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
             f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DermaganError(
-            f"{path}: is not a CSV text file ({error}); download it again"
-        ) from error
+        raise DermaganError(f"{path}: is not a CSV text file ({error}); {remedy}") from error
 
 
 def read_column(path: Path, key: str, column: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import stat
@@ -78,10 +79,13 @@ def unpack(
                 for name, member in sorted(members.items()):
                     sums[name] = _write_member(packed, member, folder / name, bar)
             return sums
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ArchiveError(
-            f"{archive.name}: is damaged or cut off ({error}); run the command again to fetch it"
-        ) from error
+    except OSError as error:
+        # zipfile seeks to wherever a damaged directory points; all else is the disk's trouble.
+        if error.errno != errno.EINVAL:
+            raise
+        raise _damaged(archive, error) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+        raise _damaged(archive, error) from error
 
 
 def _inspect(packed: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
@@ -131,6 +135,12 @@ def _check_member(info: zipfile.ZipInfo, archive: Path) -> None:
         raise _unsafe(archive, f"{name!r}, which is encrypted or packed in a rare way")
     if info.file_size > MAX_RATIO * info.compress_size + _RATIO_FREE_BYTES:
         raise _unsafe(archive, f"{name!r}: {info.file_size:,} bytes out of {info.compress_size:,}")
+
+
+def _damaged(archive: Path, error: Exception) -> ArchiveError:
+    return ArchiveError(
+        f"{archive.name}: is damaged or cut off ({error}); run the command again to fetch it"
+    )
 
 
 def _unsafe(archive: Path, found: str) -> ArchiveError:

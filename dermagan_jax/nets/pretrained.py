@@ -133,7 +133,7 @@ def inception_v3_variables(path: Path) -> dict[str, Any]:
                     for tensor, array in _datasets(file[name]):
                         collection, *place = _KERAS_LAYERS[kind][tensor]
                         _set(variables, (collection, f"layer{number}", *place), array)
-    except (OSError, ValueError, KeyError) as error:
+    except _HDF5_ERRORS as error:
         raise DermaganError(
             f"{path}: is no file of InceptionV3's weights ({error}); name the .h5 that Keras keeps "
             "in ~/.keras/models"
@@ -166,7 +166,7 @@ def keras_variables(path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
         expected, found = (jax.tree.map(np.shape, tree) for tree in (dict(shapes), variables))
         if found != expected:
             raise ValueError("its layers have other shapes")
-    except (OSError, ValueError, KeyError) as error:
+    except _HDF5_ERRORS as error:
         raise DermaganError(
             f"{path}: does not hold this network's weights ({error}); name the file without the "
             "top that Keras keeps in ~/.keras/models"
@@ -193,6 +193,10 @@ _KERAS_LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "moving_variance": ("batch_stats", "norm", "var"),
     },
 }
+
+
+# What h5py raises at a damaged file, and we at one of another network.
+_HDF5_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
 def _numbered(file: h5py.File, kind: str) -> list[str]:

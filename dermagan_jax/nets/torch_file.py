@@ -78,7 +78,8 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         return {name: _to_array(tensor, storages) for name, tensor in tensors.items()}
     except OSError as error:
         raise DermaganError(f"{path}: cannot be read ({error.strerror}); name a file") from error
-    except (_RefusedError, ValueError, LookupError, TypeError, struct.error) as error:
+    # MemoryError: a damaged length asks for more bytes than there are addresses.
+    except (_RefusedError, ValueError, LookupError, TypeError, struct.error, MemoryError) as error:
         raise DermaganError(
             f"{path}: is no file of weights that is safe to read ({error}); name a state dict of "
             "float32 tensors, as PyTorch before 1.6 wrote it"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from dermagan_jax import (
     choosing,
     classifier_trainer,
+    files,
     gan_trainer,
     generated_images,
     synthesis,
@@ -139,7 +139,10 @@ class Runner:
         found: list[dict[str, int] | None] = []
         for cell in self._cells([arm]):
             path = workdir.seed_folder(self._made_folder(cell), seed) / workdir.SUMMARY
-            generated = json.loads(path.read_text())["data"]["generated"]
+            summary = files.read_json(
+                path, {"data": dict}, remedy=f"delete {path.parent} and run the study again"
+            )
+            generated = summary["data"]["generated"]
             found.append(generated and generated["counts"])
         return found
 

@@ -1,0 +1,276 @@
+"""Broken inputs end in our error or in success: a short form for every run, and a long one (slow).
+
+The long one tries more than 100,000 inputs: `make test PYTEST_ARGS='-m slow tests/test_fuzz.py'`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from fuzzing import Target, fuzz
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+from raw_set import write_isic2019
+from test_torch_file import tensor, write
+
+from configs import dcgan
+from dermagan_jax import generated_images, images, parallel, profiling, rollbacks, seeds, workdir
+from dermagan_jax.data import prepared, recipes, sources, unpacking
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.lesions import CLASSES
+from dermagan_jax.nets import pretrained
+from dermagan_jax.nets.torch_file import read_state_dict
+from dermagan_jax.writers import read_metrics
+
+Read = Callable[[bytes], object]
+
+
+def _picture(kind: str, mode: str = "RGB", **options: object) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(data, kind, **options)
+    return data.getvalue()
+
+
+def _images(folder: Path) -> Target:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    seeds = (
+        _picture("JPEG", exif=exif),
+        _picture("JPEG", "CMYK", progressive=True),
+        _picture("PNG", "P"),
+        _picture("PNG", "RGBA"),
+        _picture("WEBP"),
+        _picture("BMP"),
+        _picture("TIFF", compression="tiff_lzw"),
+    )
+    return Target("image files", seeds, _through(folder / "picture", images.read))
+
+
+def _through(path: Path, read: Callable[[Path], object]) -> Read:
+    """Reads an input from a file."""
+
+    def write_and_read(data: bytes) -> object:
+        path.write_bytes(data)
+        return read(path)
+
+    return write_and_read
+
+
+def _archive_tables(folder: Path) -> list[Target]:
+    write_isic2019(folder / "isic2019", lesions=2, views=1)
+    targets = []
+    for name in ("GroundTruth", "Metadata"):
+        table = folder / "isic2019" / f"ISIC_2019_Training_{name}.csv"
+        whole = table.read_bytes()
+
+        def read(data: bytes, table: Path = table, whole: bytes = whole) -> None:
+            table.write_bytes(data)
+            try:
+                sources.read_source("isic2019", str(folder / "isic2019"))
+            finally:
+                table.write_bytes(whole)
+
+        targets.append(Target(f"ISIC 2019, {name}", (whole,), read))
+    return targets
+
+
+def _class_folders(folder: Path) -> Target:
+    for name in CLASSES:
+        (folder / "classes" / name).mkdir(parents=True)
+        (folder / "classes" / name / "1.png").write_bytes(_picture("PNG"))
+    rows = "".join(f"{name}/1.png,lesion {name}\n" for name in CLASSES)
+    seed = f"file,lesion_id\n{rows}".encode()
+    path = folder / "classes" / "lesions.csv"
+    read = _through(path, lambda path: sources.read_source("folder", str(path.parent)))
+    return Target("lesions.csv", (seed,), read)
+
+
+def _prepared(folder: Path, phantom_set: Path) -> list[Target]:
+    """The report and the manifest of a set whose images stay whole."""
+    copied = folder / "set"
+    shutil.copytree(phantom_set, copied)
+    targets = []
+    for name in (prepared.REPORT, prepared.MANIFEST):
+        path = copied / name
+        whole = path.read_bytes()
+
+        def read(data: bytes, path: Path = path, whole: bytes = whole) -> None:
+            path.write_bytes(data)
+            try:
+                prepared.load_report(copied)
+                prepared.read_manifest(copied)
+            finally:
+                path.write_bytes(whole)
+
+        targets.append(Target(name, (whole,), read))
+    return targets
+
+
+def _generated(folder: Path) -> list[Target]:
+    whole = generated_images.Generated(
+        np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8),
+        np.arange(4, dtype=np.int32).repeat(2),
+        np.arange(8),
+        {"kind": "phantom", "seed": 0, "checkpoint_step": 1, "train_split_sha256": "a"},
+    )
+    out = folder / "generated"
+    generated_images.write_folder(whole, out)
+    targets = []
+    for path in (out / "manifest.csv", out / "generation.json", next(out.glob("melanoma/*.png"))):
+        before = path.read_bytes()
+
+        def read(data: bytes, path: Path = path, before: bytes = before) -> None:
+            path.write_bytes(data)
+            try:
+                generated_images.load_folder(out)
+            finally:
+                path.write_bytes(before)
+
+        targets.append(Target(f"generated, {path.name}", (before,), read))
+    return targets
+
+
+def _documents(folder: Path) -> list[Target]:
+    rows = [{"step": 1, "train/d_loss": 0.5}, {"step": 2, "train/d_loss": None}]
+    metrics = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    config = dcgan.get_config("smoke").to_dict()
+    document = json.dumps({"config": config, "data": {"kind": "phantom"}}).encode()
+    back = json.dumps({"rollbacks": [{"step": 1, "learning_rate": 1e-4, "reason": "x"}]}).encode()
+    recipe = recipes.find_recipe("bcn500").to_json()
+    run = folder / "run"
+    run.mkdir()
+
+    def claim(path: Path) -> None:
+        workdir.claim(path.parent, config=config, data={"kind": "phantom"})
+
+    def go_back(path: Path) -> None:
+        rollbacks.Rollbacks(dcgan.get_config("smoke"), path.parent).config()
+
+    return [
+        Target("metrics.jsonl", (metrics,), _through(folder / "metrics.jsonl", read_metrics)),
+        Target("config.json", (document,), _through(run / workdir.CONFIG, claim)),
+        Target("rollbacks.json", (back,), _through(run / rollbacks.ROLLBACKS, go_back)),
+        Target(
+            "recipe",
+            (json.dumps(recipe).encode(), b'{"sources": ["folder"], "plan": {"caps": {}}}'),
+            _through(folder / "recipe.json", lambda path: recipes.find_recipe(str(path))),
+        ),
+    ]
+
+
+def _weights(folder: Path) -> list[Target]:
+    numbers = np.arange(6, dtype="<f4")
+    items = {"rows": tensor(), "columns": tensor((3, 2), (1, 3))}
+    torch = write(folder / "seed.pth", items, {"k": numbers}).read_bytes()
+    with h5py.File(folder / "seed.h5", "w") as file:
+        file.create_dataset("dense/dense/kernel:0", data=np.zeros((3, 2), np.float32))
+    keras = (folder / "seed.h5").read_bytes()
+    shapes = {"params": {"dense": {"kernel": np.zeros((3, 2))}}}
+
+    return [
+        Target("weights, PyTorch", (torch,), _through(folder / "w.pth", read_state_dict)),
+        Target(
+            "weights, Keras",
+            (keras,),
+            _through(folder / "w.h5", lambda path: pretrained.keras_variables(path, shapes)),
+        ),
+    ]
+
+
+def _zips(folder: Path) -> Target:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("Set/a.csv", "image,MEL\nISIC_1,1\n" * 20)
+        packed.writestr("Set/b/1.png", _picture("PNG"))
+    out = folder / "outside" / "unpacked"
+    out.parent.mkdir()
+
+    def read(path: Path) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        unpacking.unpack(path, out, check_room=lambda _: None, progress=False)
+        assert [each.name for each in out.parent.iterdir()] == [out.name]
+
+    return Target("zip files", (data.getvalue(),), _through(folder / "Set.zip", read))
+
+
+def _targets(folder: Path, phantom_set: Path) -> list[Target]:
+    """Readers that answer within a millisecond or so."""
+    return [
+        _images(folder),
+        *_archive_tables(folder),
+        _class_folders(folder),
+        *_prepared(folder, phantom_set),
+        *_generated(folder),
+        *_documents(folder),
+        *_weights(folder),
+        _zips(folder),
+    ]
+
+
+def _check(targets: list[Target], *, count: int) -> int:
+    tallies = {target.name: fuzz(target, count=count, seed=0) for target in targets}
+    faults = {name: list(tally.faults) for name, tally in tallies.items() if tally.faults}
+    assert faults == {}
+    for name, tally in tallies.items():
+        # Inputs that are all refused would show that the seeds are no good.
+        print(f"{name}: {tally.count:,} tried, {tally.taken:,} read")
+        assert tally.refused, name
+    return sum(tally.count for tally in tallies.values())
+
+
+def test_broken_inputs_end_well(tmp_path: Path, phantom_set: Path) -> None:
+    _check(_targets(tmp_path, phantom_set), count=150)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_broken_inputs_end_well(tmp_path: Path, phantom_set: Path) -> None:
+    assert _check(_targets(tmp_path, phantom_set), count=6_500) >= 100_000
+
+
+def test_whole_inputs_are_read(tmp_path: Path, phantom_set: Path) -> None:
+    """Each reader takes its own seeds, so that what it refuses is refused for the damage."""
+    for target in _targets(tmp_path, phantom_set):
+        for seed in target.seeds:
+            target.read(seed)
+
+
+def test_a_fault_is_found() -> None:
+    def read(data: bytes) -> None:
+        if b"," not in data:
+            raise KeyError("image")
+
+    tally = fuzz(Target("planted", (b"image,MEL\nISIC_1,1\n",), read), count=300, seed=0)
+    assert [fault.startswith("KeyError in test_fuzz.py:") for fault in tally.faults] == [True]
+
+
+@given(st.text() | st.from_regex(r"[a-z]{1,6}:-?\d{1,4}(,[a-z]{1,6}:\d{1,30})?", fullmatch=True))
+@example("data:²")
+@example(f"data:{'9' * 5000}")
+def test_a_mesh_is_read_or_refused(text: str) -> None:
+    try:
+        sizes = parallel.read_mesh(text, "class")
+    except DermaganError:
+        return
+    assert all(size >= 1 for size in sizes.values())
+
+
+@given(st.text() | st.from_regex(r"-?\d{0,30}:-?\d{0,30}", fullmatch=True))
+@example("0:²")
+@example("0:1000000000000")
+@example(f"1:{'9' * 5000}")
+def test_seeds_and_windows_are_read_or_refused(text: str) -> None:
+    for parse in (seeds.parse, profiling.parse):
+        try:
+            parse(text)
+        except DermaganError:
+            continue
