@@ -178,6 +178,18 @@ def _add_prepare(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--workers", type=int, help="decoding processes (default: one for each core)"
     )
+    parser.add_argument(
+        "--runner",
+        help="decode and write by Apache Beam, for archives of hundreds of thousands of images: "
+        "direct, dataflow, spark or flink (needs pip install 'dermagan-jax[beam]')",
+    )
+    parser.add_argument(
+        "--runner-option",
+        action="append",
+        default=[],
+        metavar="--NAME=VALUE",
+        help="the runner's own, written --runner-option=--project=NAME; may be given several times",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a set made otherwise")
     parser.set_defaults(run=commands.prepare)
 

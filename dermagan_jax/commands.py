@@ -194,8 +194,12 @@ def predict(options: argparse.Namespace) -> None:
 
 def prepare(options: argparse.Namespace) -> None:
     """Prepares a set and prints what became of the images."""
+    from dermagan_jax.data import beam
     from dermagan_jax.data.prepare import prepare
 
+    cluster = None
+    if options.runner:
+        cluster = beam.options(options.runner, options.runner_option, num_workers=options.workers)
     names = ("test_per_class", "train_per_class", "validation_fraction")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.cap:
@@ -210,6 +214,7 @@ def prepare(options: argparse.Namespace) -> None:
         seed=options.seed,
         keep=options.keep,
         num_workers=options.workers,
+        cluster=cluster,
         overwrite=options.overwrite,
     )
     _show_report(report, out)

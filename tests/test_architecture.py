@@ -199,7 +199,8 @@ def test_recipes_import_no_code_of_the_project():
 
 def test_every_library_imported_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
+    lines = [*project["dependencies"], *project["optional-dependencies"]["beam"]]
+    names = {re.match(r"[\w-]+", line)[0] for line in lines}
     declared = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names}
     for module, source in read_sources().items():
         imported = {name.partition(".")[0] for name in imported_names(source)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import itertools
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dermagan_jax.data import scan
+from dermagan_jax.data import beam, scan
 from dermagan_jax.data.records import Record
 from dermagan_jax.data.splits import SPLITS
 from dermagan_jax.data.tensorflow_cpu import tf
@@ -25,6 +27,9 @@ VERSION = "1.0.0"
 _TEXTS = ("image_id", "lesion_id", "source", "site")
 _BATCH_SIZE = 256
 ReadError = tf.errors.OpError
+
+Part = tuple[int, list[tuple[int, Record]]]
+"""The number of a chunk, and images of a split in it by their places."""
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
@@ -48,6 +53,7 @@ class Dermoscopy(tfds.core.GeneratorBasedBuilder):
         split: np.ndarray | None = None,
         scan_folder: Path | None = None,
         image_size: int = 64,
+        on_cluster: bool = False,
         **kwargs: Any,
     ) -> None:
         """Prepares to write below `data_dir`.
@@ -58,8 +64,10 @@ class Dermoscopy(tfds.core.GeneratorBasedBuilder):
           split: [N] str, the split of each.
           scan_folder: the scan's chunks.
           image_size: side of the images in pixels.
+          on_cluster: write by Apache Beam, whose options the download configuration holds.
           **kwargs: TFDS's own.
         """
+        self._on_cluster = on_cluster
         self._records, self._split = records, split
         self._scan_folder, self._image_size = scan_folder, image_size
         super().__init__(data_dir=data_dir, **kwargs)
@@ -85,26 +93,41 @@ class Dermoscopy(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: object) -> Mapping[str, Any]:  # noqa: ARG002
         return {name: self._generate_examples(name) for name in SPLITS}
 
-    def _generate_examples(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, name: str) -> Any:
+        """Returns the examples of a split: an iterator, or what Beam makes into one."""
         if self._scan_folder is None or self._split is None:
             raise ValueError("nothing to write: records, split and scan_folder are to be given")
-        start = 0
-        for chunk in scan.resized_pngs(self._scan_folder, len(self._records)):
-            members = np.flatnonzero(self._split[start : start + len(chunk)] == name)
-            for place in members.tolist():
-                record = self._records[start + place]
-                yield (
-                    record.image_id,
-                    {
-                        "image": chunk[place],
-                        "label": record.label,
-                        "image_id": record.image_id,
-                        "lesion_id": record.lesion_id or "",
-                        "source": record.source,
-                        "site": record.site,
-                    },
-                )
-            start += len(chunk)
+        parts = self._parts(name, self._split)
+        examples = functools.partial(_examples, self._scan_folder)
+        if self._on_cluster:
+            return beam.flat_map(examples, parts)
+        return itertools.chain.from_iterable(map(examples, parts))
+
+    def _parts(self, name: str, split: np.ndarray) -> list[Part]:
+        """Lists, chunk by chunk, where the images of a split lie."""
+        parts = []
+        for start in range(0, len(self._records), scan.CHUNK_SIZE):
+            members = np.flatnonzero(split[start : start + scan.CHUNK_SIZE] == name).tolist()
+            records = [(place, self._records[start + place]) for place in members]
+            parts.append((start // scan.CHUNK_SIZE, records))
+        return [part for part in parts if part[1]]
+
+
+def _examples(scan_folder: Path, part: Part) -> Iterator[tuple[str, dict[str, Any]]]:
+    index, records = part
+    chunk = scan.chunk_pngs(scan_folder, index)
+    for place, record in records:
+        yield (
+            record.image_id,
+            {
+                "image": chunk[place],
+                "label": record.label,
+                "image_id": record.image_id,
+                "lesion_id": record.lesion_id or "",
+                "source": record.source,
+                "site": record.site,
+            },
+        )
 
 
 def write(
@@ -114,6 +137,7 @@ def write(
     *,
     scan_folder: Path,
     image_size: int,
+    cluster: beam.Cluster | None = None,
 ) -> None:
     """Writes `out/dermoscopy/1.0.0`, which `tfds.builder_from_directory` reads.
 
@@ -123,12 +147,13 @@ def write(
       split: [N] str, the split of each; those of no split are left out.
       scan_folder: the scan's chunks.
       image_size: side of the images in pixels.
+      cluster: from `beam.options`, to write on many machines; None for this one.
 
     Raises:
       DermaganError: when the disk is full or fails.
     """
     try:
-        _write(out, records, split, scan_folder, image_size)
+        _write(out, records, split, scan_folder, image_size, cluster)
     # TFDS raises what TensorFlow meets, wrapped in a RuntimeError.
     except (OSError, RuntimeError, ReadError) as error:
         reason = str(error).strip().splitlines()[0][-160:]
@@ -139,7 +164,12 @@ def write(
 
 
 def _write(
-    out: Path, records: Sequence[Record], split: np.ndarray, scan_folder: Path, image_size: int
+    out: Path,
+    records: Sequence[Record],
+    split: np.ndarray,
+    scan_folder: Path,
+    image_size: int,
+    cluster: beam.Cluster | None,
 ) -> None:
     with _quiet(), contextlib.redirect_stdout(io.StringIO()):
         builder = Dermoscopy(
@@ -148,10 +178,13 @@ def _write(
             split=split,
             scan_folder=scan_folder,
             image_size=image_size,
+            on_cluster=cluster is not None,
         )
         # No statistics, no registration of checksums, nothing fetched.
         settings = tfds.download.DownloadConfig(
-            register_checksums=False, compute_stats=tfds.download.ComputeStatsMode.SKIP
+            register_checksums=False,
+            compute_stats=tfds.download.ComputeStatsMode.SKIP,
+            beam_options=cluster,
         )
         builder.download_and_prepare(
             download_dir=str(out / NAME / "downloads"), download_config=settings

@@ -16,7 +16,7 @@ import numpy as np
 
 import dermagan_jax
 from dermagan_jax import files
-from dermagan_jax.data import cleaning, dermoscopy, exhibits, prepared, scan, sources, splits
+from dermagan_jax.data import beam, cleaning, dermoscopy, exhibits, prepared, scan, sources, splits
 from dermagan_jax.data.recipes import Recipe, find_recipe
 from dermagan_jax.data.records import Record
 from dermagan_jax.data.splits import SPLITS, SplitPlan
@@ -52,6 +52,7 @@ def prepare(
     keep: Path | None = None,
     blur_mads: float = cleaning.BLUR_MADS,
     num_workers: int | None = None,
+    cluster: beam.Cluster | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -67,6 +68,8 @@ def prepare(
       keep: a file of image ids, one a line, to bring back from quarantine.
       blur_mads: see `cleaning.clean`.
       num_workers: decoding processes, or None for one a core.
+      cluster: from `beam.options`, to decode and write on machines that all see the sources and
+        `out`; None for processes of this one.
       overwrite: replace an earlier set, also one by the same choices.
       progress: whether to draw a progress bar.
 
@@ -82,25 +85,28 @@ def prepare(
     listing = _read_sources(source_texts, recipe, seed)
     records = _chosen(listing.records, recipe)
     keep_ids = _read_keep(keep)
-    choices = {
-        "sources": list(source_texts),
-        "recipe": recipe_name,
-        "image_size": image_size,
-        "seed": seed,
-        "keep": sorted(keep_ids),
-        "blur_mads": blur_mads,
-        **_described(recipe, records),
-    }
+    choices: dict[str, Any] = {"sources": list(source_texts), "recipe": recipe_name, "seed": seed}
+    choices |= {"image_size": image_size, "keep": sorted(keep_ids), "blur_mads": blur_mads}
+    choices |= _described(recipe, records)
     if not _claim(out, choices, overwrite):
-        _logger.info("%s: is prepared already, by the same choices", out)
-        shutil.rmtree(out / SCAN, ignore_errors=True)  # Of a run ended between report and tidying.
-        return prepared.load_report(out)
+        return _made_before(out)
     prints = scan.scan(
-        records, out / SCAN, image_size=image_size, num_workers=num_workers, progress=progress
+        records,
+        out / SCAN,
+        image_size=image_size,
+        num_workers=num_workers,
+        cluster=cluster,
+        progress=progress,
     )
     found = cleaning.clean(records, prints, keep=keep_ids, blur_mads=blur_mads)
     split, group = _assign(records, found, recipe.plan, seed)
-    return _finish(out, records, prints, found, split, group, listing, choices)
+    return _finish(out, records, prints, found, split, group, listing, choices, cluster)
+
+
+def _made_before(out: Path) -> dict[str, Any]:
+    _logger.info("%s: is prepared already, by the same choices", out)
+    shutil.rmtree(out / SCAN, ignore_errors=True)  # Of a run ended between report and tidying.
+    return prepared.load_report(out)
 
 
 def _check_numbers(image_size: int, seed: int) -> None:
@@ -229,6 +235,14 @@ def _described(recipe: Recipe, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def _split_sha256(rows: Sequence[Mapping[str, str]], split: str) -> str:
+    return prepared.split_sha256(
+        (row["image_id"], CLASSES.index(row["class"]), row["pixels_sha256"])
+        for row in rows
+        if row["split"] == split
+    )
+
+
 def _remove_set(out: Path) -> None:
     """Removes what an earlier call wrote, the report first, so that it never looks complete."""
     for name in (prepared.REPORT, PLAN, prepared.MANIFEST, "quarantine.csv", "quarantine.png"):
@@ -259,10 +273,18 @@ def _write(
     group: np.ndarray,
     listing: sources.SourceListing,
     choices: Mapping[str, Any],
+    cluster: beam.Cluster | None,
 ) -> dict[str, Any]:
     """Writes everything but the report, and returns the report."""
     shutil.rmtree(out / dermoscopy.NAME, ignore_errors=True)
-    dermoscopy.write(out, records, split, scan_folder=out / SCAN, image_size=choices["image_size"])
+    dermoscopy.write(
+        out,
+        records,
+        split,
+        scan_folder=out / SCAN,
+        image_size=choices["image_size"],
+        cluster=cluster,
+    )
     rows = exhibits.manifest_rows(records, prints, split, group)
     exhibits.write_csv(out / prepared.MANIFEST, prepared.MANIFEST_COLUMNS, rows)
     exhibits.write_quarantine(out, out / SCAN, records, found)
@@ -279,14 +301,7 @@ def _write(
         "kind": kind,
         "classes": list(CLASSES),
         "counts": counts,
-        "split_hashes": {
-            name: prepared.split_sha256(
-                (row["image_id"], CLASSES.index(row["class"]), row["pixels_sha256"])
-                for row in rows
-                if row["split"] == name
-            )
-            for name in SPLITS
-        },
+        "split_hashes": {name: _split_sha256(rows, name) for name in SPLITS},
         "unused": sum(row["split"] == splits.UNUSED for row in rows),
         "removed": dict(Counter(removal.reason for removal in found.removals)),
         "kept_back": found.kept_back,

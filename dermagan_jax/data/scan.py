@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import concurrent.futures.process
 import dataclasses
+import functools
 import hashlib
 import itertools
 import multiprocessing
@@ -25,9 +26,12 @@ from tqdm import tqdm
 
 import dermagan_jax
 from dermagan_jax import files, images
-from dermagan_jax.data import sources
+from dermagan_jax.data import beam, sources
 from dermagan_jax.data.records import Record
 from dermagan_jax.errors import DermaganError, ImageError
+
+Part = tuple[Sequence[Record], Path]
+"""Images of one chunk, and its file."""
 
 CHUNK_SIZE = 256
 _FORMAT = 2  # Raised when chunks hold something else, so that an unfinished scan is begun anew.
@@ -72,9 +76,10 @@ def scan(
     *,
     image_size: int,
     num_workers: int | None = None,
+    cluster: beam.Cluster | None = None,
     progress: bool = True,
 ) -> Fingerprints:
-    """Decodes, fingerprints and resizes every image, in several processes.
+    """Decodes, fingerprints and resizes every image, in several processes or on many machines.
 
     Args:
       records: the images.
@@ -82,6 +87,8 @@ def scan(
         other ones are thrown away.
       image_size: side of the resized images in pixels.
       num_workers: processes, or None for one a core.
+      cluster: from `beam.options`, for machines that all see the images and `folder`; None for
+        processes of this one.
       progress: whether to draw a progress bar.
 
     Returns:
@@ -94,12 +101,26 @@ def scan(
         _claim(folder, _key(records, image_size))
     except OSError as error:
         raise _cannot_write(folder, error) from error
-    chunks = [records[start : start + CHUNK_SIZE] for start in range(0, len(records), CHUNK_SIZE)]
-    missing = [index for index in range(len(chunks)) if not _path(folder, index).is_file()]
-    workers = min(num_workers or os.cpu_count() or 1, max(len(missing), 1))
+    paths = [_path(folder, index) for index in range(-(-len(records) // CHUNK_SIZE))]
+    parts = [
+        (records[index * CHUNK_SIZE : (index + 1) * CHUNK_SIZE], path)
+        for index, path in enumerate(paths)
+        if not path.is_file()
+    ]
+    if cluster is None:
+        _scan_here(parts, len(records), image_size, num_workers, progress)
+    else:
+        beam.run_all(functools.partial(_scan_part, image_size), parts, cluster)
+    return _load_fingerprints(folder, len(paths))
+
+
+def _scan_here(
+    parts: Sequence[Part], total: int, image_size: int, num_workers: int | None, progress: bool
+) -> None:
+    workers = min(num_workers or os.cpu_count() or 1, max(len(parts), 1))
     bar = tqdm(
-        total=len(records),
-        initial=len(records) - sum(len(chunks[index]) for index in missing),
+        total=total,
+        initial=total - sum(len(records) for records, _ in parts),
         desc="decode and resize",
         unit="image",
         disable=not progress,
@@ -108,10 +129,7 @@ def scan(
     context = multiprocessing.get_context("spawn")
     try:
         with bar, concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-            tasks = [
-                pool.submit(_scan_chunk, chunks[index], _path(folder, index), image_size)
-                for index in missing
-            ]
+            tasks = [pool.submit(_scan_part, image_size, part) for part in parts]
             for task in concurrent.futures.as_completed(tasks):
                 bar.update(task.result())
     except concurrent.futures.process.BrokenProcessPool as error:
@@ -120,16 +138,20 @@ def scan(
             "same command again with fewer --workers"
         ) from error
     except OSError as error:
-        raise _cannot_write(folder, error) from error
-    return _load_fingerprints(folder, len(chunks))
+        raise _cannot_write(parts[0][1].parent, error) from error
 
 
 def resized_pngs(folder: Path, num_records: int) -> Iterator[list[bytes]]:
     """Yields the resized images of a scan chunk by chunk: at most 256 PNG files."""
     for index in range(-(-num_records // CHUNK_SIZE)):
-        with np.load(_path(folder, index)) as chunk:
-            joined, ends = chunk["png"].tobytes(), np.cumsum(chunk["png_size"]).tolist()
-        yield [joined[start:end] for start, end in itertools.pairwise([0, *ends])]
+        yield chunk_pngs(folder, index)
+
+
+def chunk_pngs(folder: Path, index: int) -> list[bytes]:
+    """Reads the resized images of one chunk of a scan."""
+    with np.load(_path(folder, index), allow_pickle=False) as chunk:
+        joined, ends = chunk["png"].tobytes(), np.cumsum(chunk["png_size"]).tolist()
+    return [joined[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 def content_sha256(image: np.ndarray) -> str:
@@ -172,7 +194,9 @@ def _path(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.npz"
 
 
-def _scan_chunk(records: Sequence[Record], path: Path, image_size: int) -> int:
+def _scan_part(image_size: int, part: Part) -> int:
+    """Writes the chunk of some images; returns how many they are."""
+    records, path = part
     rows, pngs = zip(*(_scan_image(record, image_size) for record in records), strict=True)
     columns: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     columns["png"] = np.frombuffer(b"".join(pngs), np.uint8)
