@@ -10,6 +10,8 @@ BENCH_ARGS ?=
 BENCH_PIP_ARGS ?=
 # The environment of the programs that `make bench` compares with: 3 GB.
 PEERS := $(VENV)/peers
+# What `make audit` asks with: its packages would fit badly among the locked ones.
+AUDIT := $(VENV)/audit
 # An interpreter to use instead of the first fitting one on PATH: make PYTHON=/path/to/python3.12 test
 PYTHON ?=
 
@@ -25,7 +27,7 @@ STALE := $(if $(wildcard $(STAMP)),$(shell \
 	$(VENV)/bin/python -c '$(SUPPORTED)' 2>/dev/null && [ "$$(cat $(STAMP))" = "$$(pwd -P)" ] || echo stale))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format lock clean stale
+.PHONY: help demo test bench lint audit format lock clean stale
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +51,11 @@ $(PEERS)/.installed: benchmarks/requirements.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(BENCH_PIP_ARGS) \
 	  -r benchmarks/requirements.txt
 	@touch $@
+
+audit: $(STAMP)  ## ask PyPI for known vulnerabilities of the locked packages (needs the network)
+	@test -x $(AUDIT)/bin/pip-audit || { $(VENV)/bin/python -m venv $(AUDIT) && \
+	  $(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 format: $(STAMP)  ## mend what can be mended by itself
 	$(VENV)/bin/python -m ruff check --fix .

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import __main__ as command
-from benchmarks import cases, data, growth, photographs, precision, tables
+from benchmarks import cases, data, growth, photographs, precision, scaling, tables
 from dermagan_jax import images
 from dermagan_jax.data import prepared
 from dermagan_jax.lesions import CLASSES
@@ -124,3 +124,13 @@ def test_the_document_holds_the_figures_of_the_results():
         if line.startswith("!["):
             target = line.partition("](")[2].rstrip(")")
             assert (tables.DOCUMENT.parent / target).is_file()
+
+
+def test_what_a_program_sends_is_added_up():
+    program = """
+  %x = f32[3,4]{1,0} all-reduce(%a), channel_id=1
+  %y = (f32[10]{0}, s32[]) all-reduce-start(%b, %c), channel_id=2
+  %z = bf16[2,8]{1,0} all-gather(%d), dimensions={0}
+  %w = f32[100]{0} add(%e, %f)
+"""
+    assert scaling.collectives(program) == {"all-reduce": 48 + 44, "all-gather": 32}

@@ -1,11 +1,19 @@
-"""Freed memory stays in the process: the second use of a large buffer faults no page in."""
+"""Freed memory stays in the process, so that no page is faulted in twice; and it does not grow."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+
+from dermagan_jax.writers import METRICS_FILE, read_metrics
+
+ROOT = Path(__file__).parents[1]
 
 PROGRAM = """
 import resource, sys
@@ -32,3 +40,34 @@ def test_a_freed_buffer_is_used_again_without_page_faults() -> None:
     usual = _faults_of_a_second_use()
     assert usual > 40
     assert _faults_of_a_second_use("keep") <= usual / 10
+
+
+def _resident(process: subprocess.Popen[bytes]) -> int:
+    """Bytes of memory that a process holds."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return 1024 * int(re.search(r"VmRSS:\s+(\d+) kB", status)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_ten_thousand_steps_take_no_more_memory_than_two(phantom_set: Path, tmp_path: Path) -> None:
+    """From step 2,000 on, when all is compiled and all files are open, to step 12,000."""
+    command = [sys.executable, str(ROOT / "train_gan.py"), f"--workdir={tmp_path / 'run'}"]
+    command += [f"--config={ROOT}/configs/dcgan.py:smoke", f"--config.data_dir={phantom_set}"]
+    command += ["--config.batch_size=4", "--config.num_steps=12000"]
+    command += ["--config.log_every_steps=10", "--config.checkpoint_every_steps=1000"]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    held = {}
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)
+            rows = read_metrics(tmp_path / "run" / METRICS_FILE)
+            if rows and process.poll() is None:
+                held[rows[-1]["step"]] = _resident(process)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    early = max(size for step, size in held.items() if 2_000 <= step < 3_000)
+    late = max(size for step, size in held.items() if step >= 11_000)
+    print(f"{early / 2**20:.0f} MiB, {late / 2**20:.0f} MiB: {late / early - 1:+.1%}")
+    assert late <= 1.02 * early

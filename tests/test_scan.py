@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import ndimage
 from dermagan_jax import images
 from dermagan_jax.data import scan
 from dermagan_jax.data.records import Record
+from dermagan_jax.errors import DermaganError
 
 
 @pytest.fixture
@@ -58,3 +60,13 @@ def test_sharpness_is_the_variance_of_scipys_laplacian():
     view = Image.fromarray(rng.integers(0, 256, (150, 170), dtype=np.uint8))
     level = np.asarray(view.resize((128, 128)), np.float32)
     assert scan._sharpness(view) == ndimage.laplace(level).var()
+
+
+def _end(*_: object) -> None:
+    os._exit(9)
+
+
+def test_a_decoding_process_that_was_ended_is_explained(photograph, tmp_path, monkeypatch):
+    monkeypatch.setattr(scan, "_scan_part", _end)
+    with pytest.raises(DermaganError, match=r"ended from outside.*fewer --workers"):
+        scanned(photograph, tmp_path / "scan", 32)

@@ -136,7 +136,8 @@ def _split_with_test(draw: _Draw, plan: SplitPlan) -> None:
 
 
 def _split_with_rest(draw: _Draw, plan: SplitPlan) -> None:
-    assert plan.train_per_class is not None  # The plan has checked it.
+    if plan.train_per_class is None:
+        raise ValueError("where the test takes the rest, the plan says what training takes")
     share = plan.validation_fraction / (1 - plan.validation_fraction)
     draw.take("train", [plan.train_per_class] * NUM_CLASSES)
     draw.take("validation", [round(plan.train_per_class * share)] * NUM_CLASSES)

@@ -1,0 +1,288 @@
+"""Trains, breaks and resumes a GAN for hours, and compares it with a run that nothing happened to.
+
+    python -m benchmarks.soak --minutes=120
+
+A small GAN on phantoms is trained in a folder of a file system with little room (a tmpfs, where the
+system lets us mount one), with a limit on its memory. Again and again, at a random moment, it is
+ended or something of its is spoilt; then the same command is run again. When it has come to its
+end it must have left what an undisturbed run leaves: the same metrics, byte for byte, and the same
+state, bit for bit. Then the next run begins. Writes the record into docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from benchmarks import data, turns
+from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.writers import METRICS_FILE
+
+NUM_STEPS = 400
+ROOM = 48 << 20  # Bytes; a checkpoint takes less than 1 MiB.
+MEMORY = 24 << 30  # Bytes of addresses: JAX reserves several times what it uses.
+# What Ctrl-C leaves of Python while it still imports.
+_INTERRUPT = "KeyboardInterrupt"
+DOCUMENT = turns.ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- record: python -m benchmarks.soak -->", "<!-- end of record -->"
+
+
+@dataclasses.dataclass
+class Soak:
+    """One run under way, and what has happened to all of them.
+
+    Attributes:
+      folder: where it trains.
+      data_dir: the prepared phantoms.
+      rng: chooses what happens when.
+      faults: how often each kind of fault was injected.
+    """
+
+    folder: Path
+    data_dir: Path
+    rng: random.Random
+    faults: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def run(self) -> Path:
+        """The workdir."""
+        return self.folder / "run"
+
+    def start(self) -> subprocess.Popen[str]:
+        """Runs the command, new or again."""
+        command = [sys.executable, str(turns.ROOT / "train_gan.py"), f"--workdir={self.run}"]
+        command += [f"--config={turns.ROOT}/configs/dcgan.py:smoke", "--config.batch_size=4"]
+        command += [f"--config.data_dir={self.data_dir}", f"--config.num_steps={NUM_STEPS}"]
+        command += ["--config.checkpoint_every_steps=20", "--config.log_every_steps=5"]
+        environment = os.environ | {"PYTHONPATH": str(turns.ROOT)}
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
+        )
+
+    def ends(self, process: subprocess.Popen[str], allowed: tuple[int, ...]) -> int:
+        """Waits for the end, which must be one of those allowed and no traceback."""
+        _, said = process.communicate()
+        if process.returncode not in allowed or ("Traceback" in said and _INTERRUPT not in said):
+            raise SystemExit(f"ended with {process.returncode}:\n{said[-3000:]}")
+        return process.returncode
+
+    def disturb(self) -> None:
+        """Starts the command, and lets one thing happen to it or to what it left."""
+        name, fault = self.rng.choice(list(FAULTS.items()))
+        if fault(self):
+            self.faults[name] += 1
+
+
+def _signalled(number: signal.Signals) -> Callable[[Soak], bool]:
+    def fault(soak: Soak) -> bool:
+        process = soak.start()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(soak.rng.uniform(1.0, 25.0))
+        was_running = process.poll() is None
+        process.send_signal(number)
+        # Before the first step nothing listens yet: a signal ends it as it ends any program.
+        soak.ends(process, (0, -number, 128 + number))
+        return was_running
+
+    return fault
+
+
+def _full_disk(soak: Soak) -> bool:
+    process = soak.start()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(soak.rng.uniform(8.0, 20.0))
+    ballast = soak.folder / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb") as file:
+        for _ in range(ROOM >> 16):
+            file.write(bytes(1 << 16))
+            file.flush()
+    code = soak.ends(process, (0, 2))
+    ballast.unlink()
+    return code == 2
+
+
+def _second_process(soak: Soak) -> bool:
+    process = soak.start()
+    lock = soak.run / ".lock"
+    while process.poll() is None and not lock.exists():
+        time.sleep(0.1)
+    time.sleep(3.0)
+    was_running = process.poll() is None
+    second = soak.start()
+    code = soak.ends(second, (0, 2))
+    process.kill()
+    soak.ends(process, (0, -signal.SIGKILL))
+    return was_running and code == 2
+
+
+def _torn_metrics(soak: Soak) -> bool:
+    path = soak.run / METRICS_FILE
+    if not path.is_file() or path.stat().st_size < 2:
+        return False
+    # What a kill in the middle of a write leaves: part of a line at the end.
+    with path.open("ab") as file:
+        file.write(b'{"step": 9999, "train/d_lo')
+    return True
+
+
+def _damaged_checkpoint(soak: Soak) -> bool:
+    steps = sorted(
+        (path for path in (soak.run / "checkpoints").glob("*") if path.name.isdecimal()),
+        key=lambda path: int(path.name),
+    )
+    # With one left a damaged one is the end of the run, which says so.
+    if len(steps) < 2:
+        return False
+    files = [path for path in (steps[-1] / "state").rglob("*") if path.is_file()]
+    victim = soak.rng.choice(sorted(path for path in files if path.stat().st_size > 64))
+    content = bytearray(victim.read_bytes())
+    if soak.rng.random() < 0.5:
+        content = content[: len(content) // 2]
+    else:
+        for _ in range(64):
+            content[soak.rng.randrange(len(content))] ^= 0xFF
+    victim.write_bytes(content)
+    return True
+
+
+def _lost_folder(soak: Soak) -> bool:
+    """TensorBoard's events and the samples are for people; a run can do without the old ones."""
+    if not (soak.run / "tensorboard").is_dir():
+        return False
+    shutil.rmtree(soak.run / "tensorboard")
+    return True
+
+
+FAULTS: dict[str, Callable[[Soak], bool]] = {
+    "SIGKILL": _signalled(signal.SIGKILL),
+    "SIGTERM": _signalled(signal.SIGTERM),
+    "SIGINT": _signalled(signal.SIGINT),
+    "disk full": _full_disk,
+    "second process on the workdir": _second_process,
+    "torn line in the metrics": _torn_metrics,
+    "damaged checkpoint": _damaged_checkpoint,
+    "TensorBoard's folder lost": _lost_folder,
+}
+
+
+def _state(run: Path) -> list[np.ndarray]:
+    with Checkpoints(run, read_only=True) as saved:
+        state = saved.restore_arrays(NUM_STEPS, "state")
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def _same(one: Path, two: Path) -> bool:
+    metrics = [(run / METRICS_FILE).read_bytes() for run in (one, two)]
+    states = zip(_state(one), _state(two), strict=True)
+    return metrics[0] == metrics[1] and all(np.array_equal(left, right) for left, right in states)
+
+
+@contextlib.contextmanager
+def _little_room(folder: Path) -> Iterator[bool]:
+    """Mounts a small file system on the folder, if this user may."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]
+    is_small = subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield is_small
+    finally:
+        if is_small:
+            subprocess.run(["umount", str(folder)], check=True)  # noqa: S607
+
+
+def soak(minutes: float, seed: int) -> dict[str, object]:
+    """Breaks runs for so many minutes; the last one is brought to its end.
+
+    Returns:
+      `minutes`, `runs` that ended as the undisturbed one did, `starts`, `faults` by kind, and
+      whether the `small_disk` could be had.
+
+    Raises:
+      SystemExit: a run ended in a way that it must not, or in other files.
+    """
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as place, _little_room(Path(place) / "room") as is_small:
+        folder = Path(place) / "room"
+        whole = Soak(Path(place) / "whole", data.phantom_set(), random.Random(seed))
+        whole.ends(whole.start(), (0,))
+        if not is_small:
+            FAULTS.pop("disk full")
+        faults: Counter[str] = Counter()
+        runs = starts = 0
+        while time.monotonic() - start < 60 * minutes:
+            broken = Soak(folder, whole.data_dir, random.Random(seed + 1 + runs), faults)
+            while not (broken.run / "summary.json").exists():
+                broken.disturb()
+                starts += 1
+                shown = ", ".join(f"{name} {number}" for name, number in faults.items())
+                print(f"{(time.monotonic() - start) / 60:.0f} min, run {runs}: {shown}", flush=True)
+            broken.ends(broken.start(), (0,))
+            if not _same(broken.run, whole.run):
+                raise SystemExit(f"run {runs} ended otherwise than the undisturbed one: {faults}")
+            runs += 1
+            shutil.rmtree(broken.run)
+        minutes = (time.monotonic() - start) / 60
+    return {
+        "minutes": round(minutes),
+        "runs": runs,
+        "starts": starts,
+        "faults": dict(faults),
+        "small_disk": is_small,
+    }
+
+
+def _record(found: dict[str, object], seed: int) -> str:
+    faults: dict[str, int] = found["faults"]  # type: ignore[assignment]
+    lines = [
+        f"{found['minutes']} minutes, seed {seed}: {found['runs']} runs of {NUM_STEPS} steps, "
+        f"broken {sum(faults.values())} times, each ended as the undisturbed one did, to the bit.",
+        "",
+        "| fault | times |",
+        "|---|---|",
+        *(f"| {name} | {number} |" for name, number in sorted(faults.items())),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Soaks, and writes the record."""
+    summary, _, _ = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=summary)
+    parser.add_argument("--minutes", type=float, default=120.0, help="how long (120)")
+    parser.add_argument("--seed", type=int, default=0, help="of what happens when (0)")
+    parser.add_argument("--dry-run", action="store_true", help="leave docs/reliability.md alone")
+    flags = parser.parse_args()
+    found = soak(flags.minutes, flags.seed)
+    print(json.dumps(found, indent=2))
+    if flags.dry_run:
+        return
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    record = _record(found, flags.seed)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{record}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
