@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from dermagan_jax import compilation, console, hosts, memory, parallel, profiling, seeds
+from dermagan_jax import compilation, console, hosts, memory, parallel, profiling, remote, seeds
 from dermagan_jax.errors import DermaganError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -23,6 +25,12 @@ _PROFILE = flags.DEFINE_string(
     "profile",
     "",
     "START:END: write a trace of these steps to WORKDIR/profile.",
+)
+_MIRROR = flags.DEFINE_string(
+    "mirror",
+    "",
+    "Address such as gs://BUCKET/RUN or s3://BUCKET/RUN: a copy of the workdir, fetched when the "
+    "workdir is new, brought up to date every minute and at the end.",
 )
 _COMPILATION_CACHE = flags.DEFINE_boolean(
     "compilation_cache", True, "Keep compiled programs in your cache folder for the next run."
@@ -69,7 +77,11 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
             parallel.one_device_a_core(len(chosen))
             show_seeds(train_seeds(config, chosen, workdir, profile=profile), _WORKDIR.value)
         else:
-            summary = train(config, workdir, profile=profile)
+            with contextlib.ExitStack() as stack:
+                hosts.on_primary(lambda: _bring(config, workdir, stack))
+                if remote.is_remote(config.data_dir):
+                    config.data_dir = str(workdir / remote.DATA)
+                summary = train(config, workdir, profile=profile)
             if hosts.is_primary():
                 show(summary, _WORKDIR.value)
 
@@ -78,12 +90,20 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
             "seeds", "", "FIRST:END: train these seeds at once, such as 0:8 for seeds 0 to 7."
         )
     # `--help` shows the flags of the script, and these are its own in all but the place.
-    names = ["config", "workdir", "profile", "compilation_cache"]
+    names = ["config", "workdir", "mirror", "profile", "compilation_cache"]
     names += ["multihost", "coordinator", "num_processes", "process_id"]
     for name in [*names, "seeds"] if several else names:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     flags.mark_flag_as_required("config")
     app.run(console.reports_errors(main))
+
+
+def _bring(config: ConfigDict, workdir: Path, stack: contextlib.ExitStack) -> None:
+    """Brings the workdir and the data here, from where they lie in a store."""
+    if _MIRROR.value:
+        stack.enter_context(remote.Mirror(_MIRROR.value, workdir))
+    if remote.is_remote(config.data_dir):
+        remote.fetch(config.data_dir, workdir / remote.DATA)
 
 
 def _meet(chosen: Sequence[int]) -> None:

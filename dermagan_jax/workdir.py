@@ -19,6 +19,9 @@ LOCK = ".lock"
 
 _OF_SEEDS = rf"seed_\d+|profile|{re.escape(SEEDS)}|{re.escape(LOCK)}"
 
+# What lies in a folder before a run begins in it: a lock, and data fetched from a store.
+_OF_NO_RUN = frozenset({LOCK, ".data"})
+
 # What may change between two calls of one run: how long it is, and how often it reports.
 _MUTABLE = frozenset(
     {
@@ -57,7 +60,7 @@ def claim(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]) 
                 f"{workdir}: holds a run that differs in {'; '.join(differences[:3])}; "
                 "name another --workdir, or give the values that it had"
             )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and not _is_free(workdir):
         raise DermaganError(f"{workdir}: exists and is no run of this program; name another folder")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -103,6 +106,10 @@ def claim_seeds(folder: Path) -> None:
         raise DermaganError(
             f"{folder}: holds {others[0]}, which is no run of several seeds; name another --workdir"
         )
+
+
+def _is_free(folder: Path) -> bool:
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= _OF_NO_RUN
 
 
 def _read(path: Path) -> dict[str, Any]:

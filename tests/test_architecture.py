@@ -32,6 +32,7 @@ LAYERS = (
             "explaining",
             "latent_walks",
             "predicting",
+            "remote",
             "trained_classifier",
             "training_set",
             "workdir",

@@ -1,0 +1,157 @@
+"""A copy of a workdir in a store: what goes there, what comes back, what a lost machine loses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import dcgan
+from dermagan_jax import gan_trainer, remote
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.writers import METRICS_FILE
+
+KEPT = {"config.json", "checkpoints/10/state/a", "checkpoints/20/state/a"}
+PASSING = {".lock", ".config.json.tmp", ".data/x", "checkpoints/30.orbax-checkpoint-tmp/a"}
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    run = tmp_path / "run"
+    for name in KEPT | PASSING:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(name)
+    return run
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != remote.LIST
+    }
+
+
+def test_a_push_brings_the_copy_up_to_date(workdir: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    mirror = remote.Mirror(str(store), workdir)
+    mirror.push()
+    assert _files(store).keys() == KEPT
+    shutil.rmtree(workdir / "checkpoints" / "10")
+    (workdir / "config.json").write_text("longer than before")
+    (store / "checkpoints" / "20" / "state" / "a").write_text("not sent again")
+    mirror.push()
+    found = _files(store)
+    kept = "checkpoints/20/state/a"
+    assert found == {"config.json": "longer than before", kept: "not sent again"}
+    listed = json.loads((store / remote.LIST).read_text())["files"]
+    assert listed == {"config.json": 18, kept: len(kept)}
+
+
+def test_a_new_workdir_is_fetched_as_far_as_it_is_listed(workdir: Path, tmp_path: Path) -> None:
+    store, new = tmp_path / "store", tmp_path / "new"
+    remote.Mirror(str(store), workdir).push()
+    (store / "checkpoints" / "40").mkdir()
+    (store / "checkpoints" / "40" / "torn").write_text("a push that was cut off")
+    remote.Mirror(str(store), new)
+    assert _files(new).keys() == KEPT
+
+
+def test_a_list_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (tmp_path / "secret").write_text("x")
+    listed = {"../secret": 1, str(tmp_path / "secret"): 1}
+    (store / remote.LIST).write_text(json.dumps({"files": listed}))
+    remote.fetch(str(store), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_mirror_that_is_ahead_is_not_written_over(workdir: Path, tmp_path: Path) -> None:
+    store, behind = tmp_path / "store", tmp_path / "behind"
+    remote.Mirror(str(store), workdir).push()
+    shutil.copytree(workdir, behind)
+    shutil.rmtree(behind / "checkpoints" / "20")
+    with pytest.raises(DermaganError, match=r"a later checkpoint \(step 20\) than"):
+        remote.Mirror(str(store), behind)
+
+
+@pytest.mark.parametrize("address", ["s3://nowhere/run", "heron://nowhere/run"])
+def test_a_store_that_cannot_be_reached_is_named(
+    address: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:1")
+    with pytest.raises(DermaganError, match=f"^{address}: cannot be reached .*credentials"):
+        remote.Mirror(address, workdir)
+
+
+def test_training_goes_on_while_the_store_is_away(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    mirror = remote.Mirror(str(tmp_path / "store"), workdir)
+    monkeypatch.setattr(remote, "PUSH_SECS", 0.01)
+    monkeypatch.setattr(mirror, "_address", str(workdir / "config.json"))  # No folder can be there.
+    with mirror:
+        while "cannot be reached" not in caplog.text:
+            pass
+        monkeypatch.setattr(mirror, "_address", str(tmp_path / "store"))
+    assert "config.json" in _files(tmp_path / "store")
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An S3 server on this machine; gives the address of a bucket."""
+    server = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    pytest.importorskip("s3fs")
+    running = server.ThreadedMotoServer(port=0)
+    running.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://localhost:{running.get_host_and_port()[1]}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "made-up")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    boto3.client("s3").create_bucket(Bucket="lesions")
+    yield "s3://lesions"
+    running.stop()
+
+
+def _config(data_dir: Path, num_steps: int) -> ConfigDict:
+    config = dcgan.get_config("smoke")
+    config.data_dir = str(data_dir)
+    config.model.width, config.model.latent_size, config.batch_size = 4, 8, 4
+    config.num_steps, config.log_every_steps, config.checkpoint_every_steps = num_steps, 1, 2
+    return config
+
+
+def _lose_the_machine(store: str, phantom_set: Path, folder: Path) -> None:
+    """Trains half of a run here and half of it elsewhere, and compares it with a whole one."""
+    whole, first, second = folder / "whole", folder / "first", folder / "second"
+    gan_trainer.train(_config(phantom_set, 4), whole)
+    with remote.Mirror(store, first):
+        gan_trainer.train(_config(phantom_set, 2), first)
+    shutil.rmtree(first)
+    with remote.Mirror(store, second):
+        gan_trainer.train(_config(phantom_set, 4), second)
+    assert (second / METRICS_FILE).read_bytes() == (whole / METRICS_FILE).read_bytes()
+
+
+def test_a_lost_workdir_comes_back_from_a_folder(phantom_set: Path, tmp_path: Path) -> None:
+    _lose_the_machine(str(tmp_path / "store"), phantom_set, tmp_path)
+
+
+def test_a_lost_workdir_comes_back_from_s3(s3: str, phantom_set: Path, tmp_path: Path) -> None:
+    _lose_the_machine(f"{s3}/run", phantom_set, tmp_path)
+
+
+def test_a_prepared_set_is_fetched_from_s3(s3: str, phantom_set: Path, tmp_path: Path) -> None:
+    remote.Mirror(f"{s3}/set", phantom_set).push()
+    remote.fetch(f"{s3}/set", tmp_path / "set")
+    ours, theirs = (
+        {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "set", phantom_set)
+    )
+    assert ours == theirs
