@@ -72,7 +72,9 @@ def _end_after(step: int) -> None:
 def main(argv: list[str]) -> None:
     told = json.loads(argv[1])
     jax.config.update("jax_num_cpu_devices", told["devices"])
-    if told["processes"] > 1:
+    if told.get("mpi"):
+        hosts.meet()
+    elif told["processes"] > 1:
         hosts.meet(f"localhost:{told['port']}", told["processes"], told["process"])
     config = CONFIGS[told["kind"]]()
     with config.unlocked():
