@@ -233,8 +233,9 @@ class Checkpoints:
     def _restore(self, step: int, item: str, args: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-        # Orbax and TensorStore raise whatever their layers meet in a damaged file.
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        # Orbax and TensorStore raise whatever their layers meet in a damaged file, down to a plain
+        # Exception.
+        except Exception as error:
             raise self._damaged(step, item, str(error).splitlines()[0][:200]) from error
 
     def _damaged(self, step: int, item: str, reason: str) -> DermaganError:

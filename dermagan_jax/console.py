@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from absl import logging as absl_logging
 
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
@@ -32,6 +36,9 @@ def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Result:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        _say_it_once()
+        # The scripts' own, which would put date, process and file before each message.
+        absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
         logging.getLogger("dermagan").setLevel(logging.INFO)
         # JAX notes every kind of accelerator that it looks for and does not find.
         logging.getLogger("jax").setLevel(logging.WARNING)
@@ -52,6 +59,26 @@ def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
             sys.exit(INTERRUPTED)
 
     return wrapped
+
+
+@functools.cache
+def _say_it_once() -> None:
+    """Keeps the threads of libraries from printing a traceback of a full disk beside our error."""
+    in_threads, at_exit = threading.excepthook, sys.unraisablehook
+    told = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+    def is_told(error: BaseException | None) -> bool:
+        return isinstance(error, OSError) and error.errno in told
+
+    def in_thread(what: threading.ExceptHookArgs) -> None:
+        if not is_told(what.exc_value):
+            in_threads(what)
+
+    def unraisable(what: sys.UnraisableHookArgs) -> None:
+        if not is_told(what.exc_value):
+            at_exit(what)
+
+    threading.excepthook, sys.unraisablehook = in_thread, unraisable
 
 
 def folder(text: str) -> Path:

@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path: Path) -> None:
     assert (tmp_path / FOLDER / "1").is_dir()
 
 
-@pytest.mark.parametrize("harm", ["rubbish", "torn", "gone"])
+@pytest.mark.parametrize("harm", ["rubbish", "torn", "gone", "flipped"])
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,6 +132,8 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
             path.write_bytes(b"rubbish")
         elif harm == "torn":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif harm == "flipped":
+            path.write_bytes(bytes(byte ^ 0xFF for byte in path.read_bytes()))
         else:
             path.unlink()
     with Checkpoints(tmp_path) as checkpoints:
