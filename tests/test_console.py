@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from dermagan_jax import console
@@ -55,3 +58,24 @@ def test_notices_and_percentages() -> None:
     assert "Research use only" in console.notice("phantom")
     assert "Phantom" not in console.notice("real")
     assert (console.percent(0.4567), console.percent(None)) == ("45.7%", "-")
+
+
+def test_a_full_disk_is_said_once_and_all_else_as_ever() -> None:
+    program = """
+import errno, threading
+from dermagan_jax import console
+console.reports_errors(lambda: None)()
+def fail(error):
+    def work():
+        raise error
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+fail(OSError(errno.ENOSPC, "No space left on device"))
+fail(ZeroDivisionError("ours to mend"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "ours to mend" in done.stderr
+    assert "No space" not in done.stderr
