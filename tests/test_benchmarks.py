@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import __main__ as command
-from benchmarks import cases, data, growth, photographs, precision, scaling, tables
+from benchmarks import cases, data, gans, growth, photographs, precision, scaling, tables
 from dermagan_jax import images
 from dermagan_jax.data import prepared
 from dermagan_jax.lesions import CLASSES
@@ -134,3 +134,24 @@ def test_what_a_program_sends_is_added_up():
   %w = f32[100]{0} add(%e, %f)
 """
     assert scaling.collectives(program) == {"all-reduce": 48 + 44, "all-gather": 32}
+
+
+def test_a_row_of_gans_shows_the_mean_and_the_spread_of_seeds():
+    rows = {"ours": [{"KID": 0.1, "copies": 0}, {"KID": 0.3, "copies": 2}]}
+    expected = "| | seeds | KID | copies |\n|---|---|---|---|\n"
+    expected += "| ours | 2 | 0.20 (0.10 to 0.30) | 0, 2 |"
+    assert gans._table(rows) == expected
+
+
+def test_an_ablation_is_read_where_the_shorter_runs_end(tmp_path):
+    rows = [
+        {"step": 1536, "samples/diversity/melanoma": 0.4, "samples/diversity/basal": 0.6},
+        *(
+            {"step": step, **{f"validation/{name}": step / 1000 for name in names}}
+            for step in (1536, 2048)
+            for names in [("kid", "coverage", "classification_accuracy")]
+        ),
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = gans._of_ablation(tmp_path)
+    assert found == {"KID": 1.536, "coverage": 1.536, "accuracy": 1.536, "diversity": 0.5}
