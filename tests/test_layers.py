@@ -101,7 +101,8 @@ def test_gradient_penalty_differentiates_twice() -> None:
     gradient = jax.jit(jax.grad(penalty), static_argnums=1)
     ours = gradient(values["kernel"], stride_two.conv_down)
     plain = gradient(values["kernel"], stride_two._plain_conv)
-    chex.assert_trees_all_close(ours, plain, rtol=1e-4)
+    # Elements are up to 100, and those near zero are differences of such.
+    chex.assert_trees_all_close(ours, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["conv_s2_a", "conv_s2_b"])

@@ -80,7 +80,9 @@ def _cnn_losses(dtype: object, steps: int) -> np.ndarray:
 def test_the_cnns_losses_follow_those_of_float32() -> None:
     wide, narrow = (_cnn_losses(dtype, 10) for dtype in (jnp.float32, jnp.bfloat16))
     assert wide[-1] < wide[0] - 0.05
-    np.testing.assert_allclose(narrow, wide, atol=0.05)
+    # CPUs with bfloat16 of their own round at other places than those that emulate it.
+    np.testing.assert_allclose(narrow, wide, atol=0.1)
+    assert np.abs(narrow - wide).mean() < 0.02
     assert np.abs(narrow - wide).max() > 0, "bfloat16 was not used"
 
 

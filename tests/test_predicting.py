@@ -99,7 +99,7 @@ def test_a_run_that_did_not_end_gives_no_probabilities(run: Path, files: list[Pa
 def test_a_damaged_summary_is_named(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / workdir.SUMMARY).write_text('{"temperature": ')
-    with pytest.raises(DermaganError, match=r"summary\.json: cannot be read"):
+    with pytest.raises(DermaganError, match=r"summary\.json: is damaged"):
         load_classifier(copy)
 
 
