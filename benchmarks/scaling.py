@@ -44,7 +44,8 @@ _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 def collectives(program: str) -> dict[str, int]:
     """Adds up what a compiled program's collective operations yield, in bytes, by their kind."""
     found: dict[str, int] = {}
-    for match in _COLLECTIVE.finditer(program):
+    # XLA numbers the parts of long tuples in comments.
+    for match in _COLLECTIVE.finditer(re.sub(r"/\*.*?\*/", "", program)):
         size = sum(
             _BYTES.get(kind, 4) * math.prod(int(side) for side in sides.split(",") if side)
             for kind, sides in _SHAPE.findall(match["shapes"])

@@ -56,7 +56,7 @@ def _make_demo(config: ml_collections.ConfigDict) -> None:
     config.model.width, config.model.max_width = 32, 128
     config.model.d_head_width = 32
     config.model.latent_size = 64
-    config.total_kimg = 12.0
+    config.total_kimg = 18.0
     config.ema_half_life_kimg = 1.0
     config.checkpoint_every_steps = 125
     config.watch.features = ""

@@ -129,7 +129,7 @@ def test_the_document_holds_the_figures_of_the_results():
 def test_what_a_program_sends_is_added_up():
     program = """
   %x = f32[3,4]{1,0} all-reduce(%a), channel_id=1
-  %y = (f32[10]{0}, s32[]) all-reduce-start(%b, %c), channel_id=2
+  %y = (f32[10]{0}, /*index=1*/s32[]) all-reduce-start(%b, %c), channel_id=2
   %z = bf16[2,8]{1,0} all-gather(%d), dimensions={0}
   %w = f32[100]{0} add(%e, %f)
 """
