@@ -83,7 +83,10 @@ def analyse(model: str, num_devices: int) -> dict[str, Any]:
     sizes = [leaf.size for net in (state.g, state.d) for leaf in jax.tree.leaves(net.params)]
     return {
         "parameters": sum(sizes) / 1e6,
-        "sent": collectives(compiled.as_text()),
+        # The program has one step, which it takes for each class that a device has.
+        "sent": {
+            kind: size * run.num_entries for kind, size in collectives(compiled.as_text()).items()
+        },
         "arguments": memory.argument_size_in_bytes,
         "scratch": memory.temp_size_in_bytes,
     }

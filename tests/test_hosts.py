@@ -89,7 +89,8 @@ CLASSIFIER = {"num_steps": 4, "eval_every_steps": 2, "class_balanced": True}
             *("classifier", CLASSIFIER, {"mpi": True}),
             marks=pytest.mark.skipif(not shutil.which("mpirun"), reason="needs Open MPI"),
         ),
-        ("dcgan", SMALL_GAN, {}),
+        # A GAN's two processes are in the next test, too.
+        pytest.param("dcgan", SMALL_GAN, {}, marks=pytest.mark.slow),
         pytest.param("resgan", SMALL_GAN, {}, marks=pytest.mark.slow),
     ],
 )
