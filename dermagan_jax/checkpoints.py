@@ -236,7 +236,8 @@ class Checkpoints:
         # Orbax and TensorStore raise whatever their layers meet in a damaged file, down to a plain
         # Exception.
         except Exception as error:
-            raise self._damaged(step, item, str(error).splitlines()[0][:200]) from error
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise self._damaged(step, item, reason) from error
 
     def _damaged(self, step: int, item: str, reason: str) -> DermaganError:
         return DermaganError(

@@ -12,7 +12,17 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from dermagan_jax import compilation, console, hosts, memory, parallel, profiling, remote, seeds
+from dermagan_jax import (
+    compilation,
+    console,
+    hosts,
+    memory,
+    parallel,
+    profiling,
+    remote,
+    seeds,
+    workdir,
+)
 from dermagan_jax.errors import DermaganError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -64,7 +74,7 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unknown argument {argv[1]!r}; values are given as --flag=VALUE")
-        config, workdir = _CONFIG.value, console.folder(_WORKDIR.value)
+        config, folder = _CONFIG.value, console.folder(_WORKDIR.value)
         profile = profiling.parse(_PROFILE.value)
         chosen = seeds.parse(flags.FLAGS.seeds) if several else []
         memory.keep_freed_memory()
@@ -73,17 +83,18 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
         if _MULTIHOST.value:
             _meet(chosen)
         if several and chosen:
-            train_seeds, show_seeds = several
             parallel.one_device_a_core(len(chosen))
-            show_seeds(train_seeds(config, chosen, workdir, profile=profile), _WORKDIR.value)
-        else:
-            with contextlib.ExitStack() as stack:
-                hosts.on_primary(lambda: _bring(config, workdir, stack))
-                if remote.is_remote(config.data_dir):
-                    config.data_dir = str(workdir / remote.DATA)
-                summary = train(config, workdir, profile=profile)
-            if hosts.is_primary():
-                show(summary, _WORKDIR.value)
+        with contextlib.ExitStack() as stack:
+            hosts.on_primary(lambda: _bring(config, folder, stack))
+            if remote.is_remote(config.data_dir):
+                config.data_dir = str(folder / workdir.DATA)
+            if several and chosen:
+                train_seeds, summarise = several
+                summary = train_seeds(config, chosen, folder, profile=profile)
+            else:
+                summarise, summary = show, train(config, folder, profile=profile)
+        if hosts.is_primary():
+            summarise(summary, _WORKDIR.value)
 
     if several:
         flags.DEFINE_string(
@@ -98,12 +109,12 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
     app.run(console.reports_errors(main))
 
 
-def _bring(config: ConfigDict, workdir: Path, stack: contextlib.ExitStack) -> None:
+def _bring(config: ConfigDict, folder: Path, stack: contextlib.ExitStack) -> None:
     """Brings the workdir and the data here, from where they lie in a store."""
     if _MIRROR.value:
-        stack.enter_context(remote.Mirror(_MIRROR.value, workdir))
+        stack.enter_context(remote.Mirror(_MIRROR.value, folder))
     if remote.is_remote(config.data_dir):
-        remote.fetch(config.data_dir, workdir / remote.DATA)
+        remote.fetch(config.data_dir, folder / workdir.DATA)
 
 
 def _meet(chosen: Sequence[int]) -> None:

@@ -17,18 +17,15 @@ from typing import Self
 
 import fsspec
 
-from dermagan_jax import files
+from dermagan_jax import files, workdir
 from dermagan_jax.checkpoints import FOLDER
 from dermagan_jax.errors import DermaganError
 
 LIST = "mirror.json"
 PUSH_SECS = 60.0
-DATA = ".data"
-"""In a workdir: the copy of a prepared set that lies in a store."""
-
 _SEPARATOR = "://"
 # This machine's alone, or half-written.
-_PASSING = (".lock", ".tmp", DATA, ".orbax-checkpoint-tmp")
+_PASSING = (workdir.LOCK, ".tmp", workdir.DATA, ".orbax-checkpoint-tmp")
 
 _logger = logging.getLogger("dermagan")
 
@@ -57,6 +54,8 @@ def fetch(address: str, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with files.replacing(target) as partial:
                 partial.write_bytes(store.read(name))
+    except DermaganError:  # The disk here, which has said so.
+        raise
     # Each store's library has errors of its own.
     except Exception as error:
         raise _unreachable(address, error) from error
@@ -107,13 +106,13 @@ def _is_inside(name: str) -> bool:
 class Mirror:
     """Keeps a copy of a workdir in a store up to date, from entry to exit, in a thread."""
 
-    def __init__(self, address: str, workdir: Path) -> None:
+    def __init__(self, address: str, run_folder: Path) -> None:
         """Fetches what the mirror holds, if the workdir is new.
 
         Raises:
           DermaganError: the store cannot be reached, or the mirror is ahead of the workdir.
         """
-        self._address, self._workdir = address, workdir
+        self._address, self._workdir = address, run_folder
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_pushing, daemon=True)
         self._pushed: dict[str, tuple[int, int]] = {}
@@ -122,14 +121,14 @@ class Mirror:
             there = store.listed() if store.exists(LIST) else {}
         except Exception as error:
             raise _unreachable(address, error) from error
-        here = [str(path.relative_to(workdir)) for path in _worth_keeping(workdir)]
+        here = [str(path.relative_to(run_folder)) for path in _worth_keeping(run_folder)]
         if there and not here:
             _logger.info("fetching the workdir from %s", address)
-            fetch(address, workdir)
+            fetch(address, run_folder)
         elif _last_step(there) > _last_step(here):
             raise DermaganError(
-                f"{address}: holds a later checkpoint (step {_last_step(there)}) than {workdir}; "
-                "name a new --workdir to go on from there"
+                f"{address}: holds a later checkpoint (step {_last_step(there)}) than "
+                f"{run_folder}; name a new --workdir to go on from there"
             )
 
     def __enter__(self) -> Self:
@@ -188,10 +187,10 @@ class Mirror:
             raise _unreachable(self._address, error) from error
 
 
-def _worth_keeping(workdir: Path) -> Iterator[Path]:
+def _worth_keeping(run_folder: Path) -> Iterator[Path]:
     # Orbax writes a checkpoint beside its place, under a name that says so.
-    for path in sorted(workdir.rglob("*")):
-        parts = path.relative_to(workdir).parts
+    for path in sorted(run_folder.rglob("*")):
+        parts = path.relative_to(run_folder).parts
         if path.is_file() and not any(each in part for part in parts for each in _PASSING):
             yield path
 
@@ -199,7 +198,8 @@ def _worth_keeping(workdir: Path) -> Iterator[Path]:
 def _last_step(names: Iterable[str]) -> int:
     """Returns the last step that files of checkpoints are of; -1 where there is none."""
     found = [Path(name).parts for name in names]
-    steps = [parts[1] for parts in found if parts[0] == FOLDER and len(parts) > 2]
+    # Those of several seeds lie a folder deeper.
+    steps = [parts[parts.index(FOLDER) + 1] for parts in found if FOLDER in parts[:-1]]
     return max((int(step) for step in steps if step.isdecimal()), default=-1)
 
 

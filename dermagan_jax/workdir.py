@@ -16,11 +16,12 @@ CONFIG = "config.json"
 SUMMARY = "summary.json"
 SEEDS = "seeds.json"
 LOCK = ".lock"
+DATA = ".data"  # The copy of a prepared set that lies in a store.
 
-_OF_SEEDS = rf"seed_\d+|profile|{re.escape(SEEDS)}|{re.escape(LOCK)}"
+_OF_SEEDS = r"seed_\d+|profile|" + "|".join(map(re.escape, (SEEDS, LOCK, DATA)))
 
 # What lies in a folder before a run begins in it: a lock, and data fetched from a store.
-_OF_NO_RUN = frozenset({LOCK, ".data"})
+_OF_NO_RUN = frozenset({LOCK, DATA})
 
 # What may change between two calls of one run: how long it is, and how often it reports.
 _MUTABLE = frozenset(

@@ -223,7 +223,6 @@ def _check(targets: list[Target], *, count: int) -> int:
     faults = {name: list(tally.faults) for name, tally in tallies.items() if tally.faults}
     assert faults == {}
     for name, tally in tallies.items():
-        # Inputs that are all refused would show that the seeds are no good.
         print(f"{name}: {tally.count:,} tried, {tally.taken:,} read")
         assert tally.refused, name
     return sum(tally.count for tally in tallies.values())

@@ -116,7 +116,6 @@ class _BrokenOnce:
         self._at, self._made = at, 0
         self._compile = parallel.compile_steps
         monkeypatch.setattr(parallel, "compile_steps", self._compile_broken)
-        self.rates: list[float] = []
 
     def _compile_broken(self, *args: object, **kwargs: object) -> object:
         steps = self._compile(*args, **kwargs)
