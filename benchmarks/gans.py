@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import turns
+from benchmarks import tables, turns
 from dermagan_jax import seeds
 from dermagan_jax.alarms import COLLAPSED_DIVERSITY
 from dermagan_jax.writers import METRICS_FILE, read_metrics
@@ -191,14 +191,11 @@ def write_tables(data: Path, out: Path) -> None:
         recipe.title: [_of_ablation(path) for path in _finished(folders[name], name)][:1]
         for name, recipe in ABLATIONS.items()
     }
-    text = DOCUMENT.read_text(encoding="utf-8")
     for name, rows in zip(TABLES, (gans, ablations), strict=True):
         found = {title: runs for title, runs in rows.items() if runs}
-        before, begin, rest = text.partition(f"<!-- {name}: python -m benchmarks.gans -->\n")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        if found and end:
-            text = f"{before}{begin}{_table(found)}\n{end}{after}"
-    DOCUMENT.write_text(text, encoding="utf-8")
+        if found:
+            begin, end = f"<!-- {name}: python -m benchmarks.gans -->", f"<!-- end of {name} -->"
+            tables.put(DOCUMENT, begin, _table(found), end)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks import turns
+from benchmarks import tables, turns
 
 DEVICES = (1, 2, 8)
 IMAGES_A_DEVICE = 8
@@ -128,9 +128,7 @@ def main() -> None:
     if len(sys.argv) == 3:
         print(json.dumps(analyse(sys.argv[1], int(sys.argv[2]))))
         return
-    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+    tables.put(DOCUMENT, BEGIN, table(), END)
 
 
 if __name__ == "__main__":

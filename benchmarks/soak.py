@@ -31,7 +31,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks import data, turns
+from benchmarks import data, tables, turns
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.writers import METRICS_FILE
 
@@ -282,10 +282,7 @@ def main() -> None:
     print(json.dumps(found, indent=2))
     if flags.dry_run:
         return
-    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    record = _record(found, flags.seed)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{record}\n{END}{after}", encoding="utf-8")
+    tables.put(DOCUMENT, BEGIN, _record(found, flags.seed), END)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from benchmarks import growth, precision
@@ -14,9 +15,26 @@ _BEGIN, _END = "<!-- figures: made by `make bench` -->", "<!-- end of figures --
 
 def write(results: Mapping[str, Any]) -> None:
     """Replaces what stands between the document's markers."""
-    before, _, rest = DOCUMENT.read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    DOCUMENT.write_text(f"{before}{_BEGIN}\n\n{_render(results)}\n{_END}{after}")
+    put(DOCUMENT, _BEGIN, f"\n{_render(results)}", _END)
+
+
+def put(document: Path, begin: str, content: str, end: str) -> None:
+    """Writes what a document shows between two of its lines.
+
+    Args:
+      document: the file.
+      begin: the line before.
+      content: what is to stand there.
+      end: the line after.
+
+    Raises:
+      ValueError: the document lacks one of the lines.
+    """
+    before, found, rest = document.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{document} has no lines {begin!r} and {end!r}")
+    document.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
 
 
 def _render(results: Mapping[str, Any]) -> str:
