@@ -6,7 +6,7 @@ import ctypes
 import sys
 
 # glibc's names and numbers, from its malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
@@ -23,4 +23,6 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # No buffer gets a mapping of its own, and the heap's top is never cut: -1 is the largest size.
-    return bool(mallopt and mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
+    # The arenas of threads hold 64 MiB at most and map what is larger all the same: none of those.
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1))
+    return bool(mallopt) and all(mallopt(name, value) for name, value in settings)
