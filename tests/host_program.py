@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,21 @@ def _end_after(step: int) -> None:
     preemption.Preemption.asked = asked_with_signal
 
 
+def _count_traces() -> Counter[str]:
+    """Counts from now on how often each jitted function is traced, by its name."""
+    traces: Counter[str] = Counter()
+
+    def listen(event: str, _: float, *, fun_name: str = "", **__: Any) -> None:
+        if event == "/jax/core/compile/jaxpr_trace_duration":
+            traces[fun_name] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return traces
+
+
 def main(argv: list[str]) -> None:
     told = json.loads(argv[1])
+    traces = _count_traces()
     jax.config.update("jax_num_cpu_devices", told["devices"])
     if told.get("mpi"):
         hosts.meet()
@@ -85,6 +99,7 @@ def main(argv: list[str]) -> None:
         _end_after(told["end_after"])
     train = classifier_trainer.train if told["kind"] == "classifier" else gan_trainer.train
     train(config, Path(told["workdir"]))
+    print(json.dumps(traces))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Several processes that train one model do what one process does."""
+"""Several devices or processes that train one model do what one does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import numpy as np
@@ -30,13 +30,27 @@ def _free_port() -> int:
         return listening.getsockname()[1]
 
 
-def _train(folder: Path, *, processes: int, **told: Any) -> list[tuple[int, str]]:
-    """Trains on four CPU devices, in one process or two; returns exit codes and what was said."""
+class Ended(NamedTuple):
+    """How a process ended.
+
+    Attributes:
+      code: its exit code.
+      said: what it wrote on standard error.
+      traces: how often each jitted function was traced; empty if it did not come to its end.
+    """
+
+    code: int
+    said: str
+    traces: dict[str, int]
+
+
+def _train(folder: Path, *, processes: int, devices: int = 4, **told: Any) -> list[Ended]:
+    """Trains on so many CPU devices, in one process or several."""
     environment = {name: text for name, text in os.environ.items() if name != "XLA_FLAGS"} | {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "PYTHONPATH": str(PROGRAM.parents[1]),
     }
-    told |= {"workdir": str(folder), "processes": processes, "devices": 4 // processes}
+    told |= {"workdir": str(folder), "processes": processes, "devices": devices // processes}
     told |= {"port": _free_port()}
     commands = [
         [sys.executable, str(PROGRAM), json.dumps(told | {"process": process})]
@@ -51,17 +65,25 @@ def _train(folder: Path, *, processes: int, **told: Any) -> list[tuple[int, str]
             command,
             env=environment,
             stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             text=True,
         )
         for command in commands
     ]
-    said = [process.communicate(timeout=600)[1] for process in running]
-    return [(process.returncode, text) for process, text in zip(running, said, strict=True)]
+    said = [process.communicate(timeout=600) for process in running]
+    return [
+        Ended(process.returncode, errors, _traces(printed))
+        for process, (printed, errors) in zip(running, said, strict=True)
+    ]
 
 
-def _assert_all_well(ended: list[tuple[int, str]]) -> None:
-    assert [code for code, _ in ended] == [0] * len(ended), "\n".join(text for _, text in ended)
+def _traces(printed: str) -> dict[str, int]:
+    lines = [line for line in printed.splitlines() if line.startswith("{")]
+    return json.loads(lines[-1]) if lines else {}
+
+
+def _assert_all_well(ended: list[Ended]) -> None:
+    assert [each.code for each in ended] == [0] * len(ended), "\n".join(each.said for each in ended)
 
 
 def _state(folder: Path, step: int) -> Any:
@@ -70,7 +92,7 @@ def _state(folder: Path, step: int) -> Any:
 
 
 def _assert_same_run(ours: Path, theirs: Path, step: int) -> None:
-    chex.assert_trees_all_close(_state(ours, step), _state(theirs, step), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(_state(ours, step), _state(theirs, step), rtol=1e-6, atol=1e-6)
     mine, other = (read_metrics(folder / METRICS_FILE) for folder in (ours, theirs))
     assert [row.keys() for row in mine] == [row.keys() for row in other]
     for one, two in zip(mine, other, strict=True):
@@ -104,7 +126,27 @@ def test_two_processes_of_two_devices_equal_one_of_four(
     _assert_all_well(ended)
     _assert_same_run(two, one, 4)
     # Only the first process shows how far they are.
-    assert sum(text.count("100%") for _, text in ended) == 1
+    assert sum(each.said.count("100%") for each in ended) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("classifier", CLASSIFIER),
+        ("dcgan", SMALL_GAN | {"batch_size": 8}),
+        pytest.param("resgan", SMALL_GAN, marks=pytest.mark.slow),
+    ],
+)
+def test_eight_devices_equal_one_and_the_step_is_traced_once(
+    phantom_set: Path, tmp_path: Path, kind: str, config: dict[str, Any]
+) -> None:
+    config = config | {"data_dir": str(phantom_set)}
+    for devices in (1, 8):
+        folder = tmp_path / str(devices)
+        ended = _train(folder, processes=1, devices=devices, kind=kind, config=config)
+        _assert_all_well(ended)
+        assert ended[0].traces["steps"] == 1
+    _assert_same_run(tmp_path / "8", tmp_path / "1", 4)
 
 
 def test_a_signal_to_one_host_ends_all_and_a_run_goes_on_elsewhere(
@@ -116,8 +158,8 @@ def test_a_signal_to_one_host_ends_all_and_a_run_goes_on_elsewhere(
     _assert_all_well(_train(whole, processes=1, kind="dcgan", config=config))
     shared = config | {"mesh": "class:2,data:2"}
     codes = _train(ended, processes=2, kind="dcgan", config=shared, signalled=1, end_after=1)
-    assert [code for code, _ in codes] == [143, 143], codes
-    assert "ended by SIGTERM after step" in codes[0][1]
+    assert [each.code for each in codes] == [143, 143], codes
+    assert "ended by SIGTERM after step" in codes[0].said
     with Checkpoints(ended, read_only=True) as saved:
         assert saved.latest_step() < 4
     _assert_all_well(_train(ended, processes=1, kind="dcgan", config=config))
@@ -129,8 +171,8 @@ def test_what_the_first_process_meets_all_meet(tmp_path: Path, phantom_set: Path
     (tmp_path / "run" / "letter.txt").write_text("not ours")
     config = SMALL_GAN | {"data_dir": str(phantom_set)}
     ended = _train(tmp_path / "run", processes=2, kind="dcgan", config=config)
-    assert [code for code, _ in ended] == [2, 2]
-    for _, said in ended:
+    assert [each.code for each in ended] == [2, 2]
+    for _, said, _ in ended:
         assert "run: exists and is no run of this program; name another folder" in said
 
 
