@@ -25,4 +25,4 @@ def keep_freed_memory() -> bool:
     # No buffer gets a mapping of its own, and the heap's top is never cut: -1 is the largest size.
     # The arenas of threads hold 64 MiB at most and map what is larger all the same: none of those.
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1))
-    return bool(mallopt) and all(mallopt(name, value) for name, value in settings)
+    return mallopt is not None and all(mallopt(name, value) for name, value in settings)

@@ -20,7 +20,7 @@ from configs import study as study_config
 from dermagan_jax import commands, workdir
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.metrics import classification
-from dermagan_jax.study import arms, cards, cells, results, study_report, verdict
+from dermagan_jax.study import arms, cards, cells, filters, results, study_report, verdict
 from dermagan_jax.study.arms import Chosen
 
 
@@ -56,6 +56,49 @@ def test_arms_differ_from_the_reference_by_what_they_say() -> None:
     }
 
 
+def test_another_network_is_compared_with_itself() -> None:
+    config = _config(arms=("A1", "A4", "A11"), networks=("vgg16",))
+    arms.check(config)
+    by_name = {each.name: each for each in arms.known_arms(config, Chosen(0.5))}
+    names = ["A11 vgg16 frozen", "A11 vgg16"]
+    assert [name for name in by_name if name.startswith("A11")] == [
+        *names,
+        *(f"{name} + generated" for name in names),
+    ]
+    for name in names:
+        real, both = by_name[name], by_name[f"{name} + generated"]
+        assert (real.reference, both.reference) == ("A1", name)
+        assert (real.needs_gan, both.ratio) == (False, 0.5)
+        assert real.changes == both.changes
+    assert arms.judge("vgg16", config) == by_name["A11 vgg16"]
+    assert dict(arms.judge("", config).changes) == {}
+    with config.unlocked():
+        config.network_weights = "none"
+    from_scratch = [each.name for each in arms.known_arms(config, Chosen())]
+    assert from_scratch == ["A1", "A4 x0.5", "A4 x1", "A11 vgg16"]
+    with pytest.raises(DermaganError, match=r"agreed=resnet50 needs 'A11' in config\.arms"):
+        arms.judge("resnet50", config)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("realistic=0.5", filters.Wanted("realistic", share=0.5)),
+        ("agreed", filters.Wanted("agreed")),
+        ("agreed=vgg16", filters.Wanted("agreed", network="vgg16")),
+        ("no_copies", filters.Wanted("no_copies")),
+    ],
+)
+def test_filters_are_read(text: str, expected: filters.Wanted) -> None:
+    assert filters.read(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "realistic", "realistic=2", "agreed=", "no_copies=1", "x"])
+def test_other_filters_are_refused(text: str) -> None:
+    with pytest.raises(DermaganError, match="give some of realistic=SHARE, agreed, agreed=NETWORK"):
+        filters.read(text)
+
+
 def test_the_papers_arms_are_its_tables() -> None:
     config = study_config.get_config("paper")
     arms.check(config)
@@ -77,6 +120,7 @@ def test_the_papers_arms_are_its_tables() -> None:
     [
         ({"networks": ("alexnet",)}, "networks names 'alexnet'; known: 'vgg16'"),
         ({"arms": ("A1", "P3")}, "networks is empty, and config.arms has 'P3'"),
+        ({"arms": ("A1", "A11")}, "networks is empty, and config.arms has 'A11'"),
         ({"dropout_rates": (1.0,)}, "dropout_rates: give rates from 0, below 1"),
         ({"arms": ("A1", "B7")}, "names 'B7'; known: 'A0'"),
         ({"arms": ("A0",)}, "lacks 'A1', with which all are compared"),
@@ -137,8 +181,10 @@ def test_a_part_is_one_processs_until_it_dies(tmp_path: Path) -> None:
 
 
 _FIELDS = (
-    *("--config.arms=('A1', 'A4', 'A5', 'A6', 'A8')", "--config.gan_seeds=(0,)"),
-    *("--config.filters=('realistic=0.5', 'agreed')", "--config.ratios=(0.5, 1.0)"),
+    *("--config.arms=('A1', 'A4', 'A5', 'A6', 'A8', 'A11')", "--config.gan_seeds=(0,)"),
+    "--config.filters=('realistic=0.5', 'agreed', 'agreed=efficientnet_lite0')",
+    *("--config.ratios=(0.5, 1.0)", "--config.seeds_per_gan=1", "--config.network_side=32"),
+    "--config.networks=('efficientnet_lite0',)",
     *("--config.gan.num_steps=2", "--config.gan.batch_size=8"),
     *("--config.classifier.num_steps=4", "--config.classifier.batch_size=4"),
     *("--config.classifier.eval_every_steps=2", "--config.gan.checkpoint_every_steps=2"),
@@ -160,7 +206,7 @@ def finished(phantom_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_fields_of_the_recipe_are_set_from_the_command_line() -> None:
     config = commands.study_config("configs/study.py:smoke", _FIELDS)
-    assert config.arms == ("A1", "A4", "A5", "A6", "A8")
+    assert config.arms == ("A1", "A4", "A5", "A6", "A8", "A11")
     assert (config.gan.num_steps, config.classifier.num_steps) == (2, 4)
     assert config.classifier_seeds == (0, 1)
 
@@ -182,15 +228,18 @@ def test_a_recipe_that_cannot_be_read_is_named(text: str, fields: list[str], mes
 def test_a_study_ends_in_a_verdict(finished: Path) -> None:
     document = json.loads((finished / verdict.RESULTS).read_text())
     by_name = {arm["name"]: arm for arm in document["arms"]}
+    others = ["A11 efficientnet_lite0 frozen", "A11 efficientnet_lite0"]
     assert set(by_name) == {
-        *("A1", "A4 x0.5", "A4 x1", "A5 realistic=0.5", "A5 agreed", "A6", "A8")
+        *("A1", "A4 x0.5", "A4 x1", "A5 realistic=0.5", "A5 agreed", "A6", "A8"),
+        *("A5 agreed=efficientnet_lite0", *others, *(f"{name} + generated" for name in others)),
     }
     assert "difference" not in by_name["A1"]
     ratio, filter_name = document["chosen"]["ratio"], document["chosen"]["filter"]
     with_verdict = {name for name, arm in by_name.items() if "verdict" in arm}
-    assert with_verdict == {f"A4 x{ratio:g}", f"A5 {filter_name}", "A6", "A8"}
+    networks = {name for name in by_name if name.startswith("A11")}
+    assert with_verdict == {f"A4 x{ratio:g}", f"A5 {filter_name}", "A6", "A8", *networks}
     for arm in by_name.values():
-        assert len(arm["seeds"]) == 2
+        assert len(arm["seeds"]) == (1 if arm["num_generated"][0] else 2)
         values = [seed["balanced_accuracy"] for seed in arm["seeds"]]
         assert arm["mean"]["balanced_accuracy"] == pytest.approx(np.mean(values))
     difference = by_name["A8"]["difference"]
@@ -198,7 +247,7 @@ def test_a_study_ends_in_a_verdict(finished: Path) -> None:
     assert difference["value"] == pytest.approx(mean["A8"] - mean["A1"])
     with (finished / verdict.TABLE).open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * len(by_name)
+    assert len(rows) == sum(len(arm["seeds"]) for arm in by_name.values())
     assert rows[0]["balanced_accuracy"] == str(by_name["A1"]["seeds"][0]["balanced_accuracy"])
 
 

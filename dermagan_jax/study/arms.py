@@ -14,7 +14,7 @@ from dermagan_jax.errors import DermaganError
 from dermagan_jax.nets.backbones import BACKBONES
 
 REFERENCE = "A1"
-GENERATED, FILTERED, PAPERS, DROPOUT = "A4", "A5", "P2", "PD"
+GENERATED, FILTERED, NETWORKS, PAPERS, DROPOUT = "A4", "A5", "A11", "P2", "PD"
 NEGATIVE_CONTROL = "A8"
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
@@ -30,6 +30,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "A8": "as A4, labels of the generated images shuffled",
         "A9": "as A1, and more real images",
         "A10": "fewer real images, with and without generated ones",
+        "A11": "as A1 and A4, other networks",
         "P2": "the paper's table 2: 100 generated images a class",
         "P3": "the paper's table 3: other networks, with and without P2's images",
         "PD": "the paper's dropout analysis, with P2's images",
@@ -57,6 +58,7 @@ class Arm:
       images: which of the GAN's images: `ALL`, `PASSED` by the filter, or a random choice of their
         number.
       filter: the filter of `PASSED` and `DISCARDED`.
+      reference: the name of the arm with which it is compared.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Arm:
     per_class: int = 0
     images: str = ALL
     filter: str = ""
+    reference: str = REFERENCE
 
     @property
     def needs_gan(self) -> bool:
@@ -117,8 +120,9 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise DermaganError(f"config.filters is empty, and config.arms has {FILTERED!r}")
     if "A9" in wanted and not config.more_real_dir:
         raise DermaganError("config.more_real_dir is empty, and config.arms has 'A9'")
-    if "P3" in wanted and not config.networks:
-        raise DermaganError("config.networks is empty, and config.arms has 'P3'")
+    for name in ("P3", NETWORKS):
+        if name in wanted and not config.networks:
+            raise DermaganError(f"config.networks is empty, and config.arms has {name!r}")
     unknown = sorted(set(config.networks) - set(BACKBONES))
     if unknown:
         known = ", ".join(map(repr, BACKBONES))
@@ -127,6 +131,23 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise DermaganError("config.dropout_rates: give rates from 0, below 1")
     if not all(0 < share < 1 for share in config.real_shares):
         raise DermaganError("config.real_shares: give shares between 0 and 1")
+
+
+def judge(network: str, config: ml_collections.ConfigDict) -> Arm:
+    """Returns the arm whose classifier a filter `agreed=NETWORK` asks; A1's, for no network.
+
+    Raises:
+      DermaganError: the study has no such arm.
+    """
+    if not network:
+        return Arm(REFERENCE, REFERENCE, FAMILIES[REFERENCE])
+    if network not in config.networks or NETWORKS not in config.arms:
+        raise DermaganError(
+            f"config.filters: agreed={network} needs {NETWORKS!r} in config.arms and {network!r} "
+            "in config.networks"
+        )
+    *_, whole = _network_arms(config, network)
+    return whole
 
 
 def pool_counts(config: ml_collections.ConfigDict, real: Mapping[str, int]) -> dict[str, int]:
@@ -164,6 +185,8 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
             f"as A1, and {ratio:g} generated images for each real one",
             ratio=ratio,
         )
+    for network in config.networks:
+        yield from _network_arms(config, network)
     if chosen.ratio is not None:
         yield from _at_ratio(config, chosen, chosen.ratio)
     yield from _papers_arms(config)
@@ -180,6 +203,19 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
                 {"real.share": share},
                 ratio=chosen.ratio,
             )
+
+
+def _network_arms(config: ml_collections.ConfigDict, network: str) -> Iterator[Arm]:
+    """Yields A11's arms of a network on real images: frozen, where it has weights, and whole."""
+    weights = config.network_weights
+    named = {"model.network": network, "model.side": config.network_side, "model.weights": weights}
+    if weights != NO_WEIGHTS:
+        frozen = {"model.frozen": True, "optimizer.learning_rate": 1e-3, "optimizer.b1": 0.9}
+        yield Arm(
+            f"{NETWORKS} {network} frozen", NETWORKS, f"as A1, {network} frozen", named | frozen
+        )
+    whole = {"model.frozen": False, "optimizer.learning_rate": 1e-4, "optimizer.b1": 0.9}
+    yield Arm(f"{NETWORKS} {network}", NETWORKS, f"as A1, {network} trained whole", named | whole)
 
 
 def _papers_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
@@ -215,3 +251,13 @@ def _at_ratio(config: ml_collections.ConfigDict, chosen: Chosen, ratio: float) -
         yield Arm("A6", "A6", title, ratio=ratio, images=DISCARDED, filter=chosen.filter)
     yield Arm("A7", "A7", FAMILIES["A7"], {"synthetic.only": True}, ratio=ratio)
     yield Arm("A8", "A8", FAMILIES["A8"], {"synthetic.shuffle_labels": True}, ratio=ratio)
+    if GENERATED in config.arms:
+        for real in (arm for name in config.networks for arm in _network_arms(config, name)):
+            yield Arm(
+                f"{real.name} + generated",
+                NETWORKS,
+                real.title.replace("A1", "A4"),
+                real.changes,
+                ratio=ratio,
+                reference=real.name,
+            )

@@ -60,7 +60,7 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
     by_name = {arm.name: arm for arm in arms}
     logits = {name: runner.logits(arm, "test") for name, arm in by_name.items()}
     right = {name: each.argmax(axis=-1) == test.label for name, each in logits.items()}
-    compared = _compare(right, test)
+    compared = _compare(by_name, right, test)
     primary = {
         name: difference
         for name, difference in compared.items()
@@ -81,7 +81,7 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
         if name in compared:
             row["difference"] = dataclasses.asdict(compared[name])
             row["mcnemar_p"] = comparison.mcnemar(
-                *(_together(logits[each]) == test.label for each in (name, REFERENCE))
+                *(_together(logits[each]) == test.label for each in (name, arm.reference))
             )
         if name in verdicts:
             row |= {"verdict": verdicts[name], "adjusted_p": adjusted[name]}
@@ -96,23 +96,25 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
         "chosen": dataclasses.asdict(chosen),
         "gan_seeds": list(runner.config.gan_seeds),
         "classifier_seeds": list(runner.config.classifier_seeds),
+        "seeds_per_gan": runner.config.seeds_per_gan,
         "intervals": {"level": intervals.LEVEL, "resamples": intervals.NUM_RESAMPLES},
         "arms": rows,
     }
 
 
 def _compare(
-    right: Mapping[str, np.ndarray], test: prepared.Split
+    arms: Mapping[str, Arm], right: Mapping[str, np.ndarray], test: prepared.Split
 ) -> dict[str, comparison.Difference]:
-    """Compares each arm's [G, C, N] right answers with the reference's."""
+    """Compares each arm's [G, C, N] right answers with its reference's, by the seeds of both."""
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    return {
-        name: comparison.paired_difference(
-            each, right[REFERENCE], test.lesion, label=test.label, rng=rng
-        )
-        for name, each in right.items()
-        if name != REFERENCE
-    }
+    found = {}
+    for name, each in right.items():
+        if name != REFERENCE:
+            reference = right[arms[name].reference][:, : each.shape[1]]
+            found[name] = comparison.paired_difference(
+                each, reference, test.lesion, label=test.label, rng=rng
+            )
+    return found
 
 
 def _shortcuts(runner: Runner, arm: Arm, test: prepared.Split, right: np.ndarray) -> dict[str, Any]:
@@ -174,9 +176,7 @@ def _seeds(
     gan_seeds = runner.config.gan_seeds if arm.needs_gan else [None]
     rows = []
     for gan_seed, of_gan, held_out in zip(gan_seeds, logits, validation, strict=True):
-        for seed, each, for_fit in zip(
-            runner.config.classifier_seeds, of_gan, held_out, strict=True
-        ):
+        for seed, each, for_fit in zip(runner.classifier_seeds(arm), of_gan, held_out, strict=True):
             temperature = calibration.fit_temperature(for_fit, validation_label)
             on_validation = classification.evaluate(for_fit, validation_label)
             rows.append(

@@ -29,15 +29,15 @@ from dermagan_jax.errors import DermaganError
 from dermagan_jax.generated_images import Generated
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.metrics import classification
-from dermagan_jax.study import cells
+from dermagan_jax.study import cells, filters
 from dermagan_jax.study.arms import (
     ALL,
     DISCARDED,
     FILTERED,
     GENERATED,
-    REFERENCE,
     Arm,
     Chosen,
+    judge,
     known_arms,
     pool_counts,
 )
@@ -46,7 +46,6 @@ from dermagan_jax.writers import METRICS_FILE, read_metrics
 
 POOL_SEED = 0
 WAIT_SECONDS = 5.0
-FILTERS = ("realistic=SHARE", "agreed", "no_copies")
 
 _logger = logging.getLogger("dermagan")
 
@@ -89,7 +88,7 @@ class Runner:
         )
         self._hashes = self.opened.report["split_hashes"]
         for name in config.filters:
-            _parse_filter(name)
+            judge(filters.read(name).network, config)
 
     def run(self) -> tuple[list[Arm], Chosen]:
         """Makes all cells; returns the arms, and what validation chose on the way."""
@@ -113,7 +112,7 @@ class Runner:
         for cell in self._cells([arm]):
             folder = self._made_folder(cell)
             rows = []
-            for seed in self.config.classifier_seeds:
+            for seed in self.classifier_seeds(arm):
                 path = workdir.seed_folder(folder, seed) / classifier_trainer.PREDICTIONS
                 with np.load(path, allow_pickle=False) as arrays:
                     rows.append(arrays[split])
@@ -145,6 +144,11 @@ class Runner:
             generated = summary["data"]["generated"]
             found.append(generated and generated["counts"])
         return found
+
+    def classifier_seeds(self, arm: Arm) -> list[int]:
+        """Returns the seeds of an arm's classifiers, of each GAN if it has any."""
+        seeds = list(self.config.classifier_seeds)
+        return seeds[: self.config.seeds_per_gan] if arm.needs_gan else seeds
 
     def _cells(self, arms: Sequence[Arm]) -> Iterator[Cell]:
         for arm in arms:
@@ -192,7 +196,7 @@ class Runner:
             return False
         config = self._cell_config(cell, images)
         folder = self._cell_path(config, images)
-        seeds = list(self.config.classifier_seeds)
+        seeds = self.classifier_seeds(cell.arm)
 
         def is_made() -> bool:
             return all(
@@ -265,6 +269,7 @@ class Runner:
             return pool
         arm = cell.arm
         inputs = {"pool": pool.name, "ratio": arm.ratio, "filter": arm.filter}
+        inputs["judge"] = self._judge(arm.filter)
         passed = self._folder(lambda: self._passed(pool, gan, arm), **inputs)
         if passed is None or arm.images != DISCARDED:
             return passed
@@ -289,20 +294,7 @@ class Runner:
     def _passed(self, pool: Path, gan: Path, arm: Arm) -> Generated:
         """Returns the images of A4 that a filter accepts."""
         images = generated_images.load_folder(pool).first(self._counts(arm.ratio))
-        chosen = self._filter(arm.filter, gan)
-        accepted = np.zeros(len(images.label), bool)
-        for label in range(len(CLASSES)):
-            members = np.flatnonzero(images.label == label)
-            for start in range(0, len(members), synthesis.BATCH_SIZE):
-                part = members[start : start + synthesis.BATCH_SIZE]
-                accepted[part] = chosen.accepts(images.image[part], label)
-        if not accepted.any():
-            raise DermaganError(
-                f"config.filters: {arm.filter!r} lets none of {len(accepted):,} images pass; "
-                "loosen it, or leave it out"
-            )
-        provenance = {**images.provenance, "filters": [dict(chosen.settings)]}
-        return dataclasses.replace(images.take(np.flatnonzero(accepted)), provenance=provenance)
+        return filters.passed(images, self._filter(arm.filter, gan), text=arm.filter)
 
     def _as_many(self, pool: Path, passed: Path) -> Generated:
         """Returns the first of the pool, as many of each class as passed."""
@@ -311,17 +303,23 @@ class Runner:
         return generated_images.load_folder(pool).first(dict(zip(CLASSES, numbers, strict=True)))
 
     def _filter(self, text: str, gan: Path) -> synthesis.Filter:
-        name, value = _parse_filter(text)
-        if name == "realistic":
-            return choosing.Realistic(gan, synthesis.load_gan(gan).step, share=value)
+        wanted = filters.read(text)
+        if wanted.name == filters.REALISTIC:
+            return choosing.Realistic(gan, synthesis.load_gan(gan).step, share=wanted.share)
         sha256 = self._hashes["train"]
-        if name == "no_copies":
+        if wanted.name == filters.NO_COPIES:
             return choosing.NoCopies(
                 self.opened.folder, features=extractors.DEFAULT, train_split_sha256=sha256
             )
-        folder = self._made_folder(Cell(Arm(REFERENCE, REFERENCE, ""), None))
-        first = workdir.seed_folder(folder, self.config.classifier_seeds[0])
+        first = self._first_folder(judge(wanted.network, self.config))
         return choosing.Agreed(first, train_split_sha256=sha256)
+
+    def _judge(self, text: str) -> str | None:
+        """Returns the name of the cell whose classifier a filter asks, None if it asks none."""
+        wanted = filters.read(text)
+        if wanted.name != filters.AGREED:
+            return None
+        return self._first_folder(judge(wanted.network, self.config)).parent.name
 
     def _choose(self, arms: Sequence[Arm], chosen: Chosen) -> Chosen:
         """Chooses A4's ratio, then A5's filter, by validation's balanced accuracy."""
@@ -347,23 +345,3 @@ class Runner:
             )
 
         return max((arm for arm in arms if arm.family == family), key=score, default=None)
-
-
-def _parse_filter(text: str) -> tuple[str, float]:
-    """Reads a filter of `FILTERS`: its name, and a share where it has one.
-
-    Raises:
-      DermaganError: there is no such filter.
-    """
-    name, separator, value = text.partition("=")
-    try:
-        share = float(value) if separator else 0.0
-    except ValueError:
-        share = 0.0
-    if name == "realistic" and 0 < share < 1:
-        return name, share
-    if name in ("agreed", "no_copies") and not separator:
-        return name, 0.0
-    raise DermaganError(
-        f"config.filters: {text!r}; give some of {', '.join(FILTERS)}, SHARE between 0 and 1"
-    )

@@ -143,8 +143,10 @@ def _verdict_section(folder: Path, document: Mapping[str, Any]) -> Section:
 
 
 def _forest_rows(document: Mapping[str, Any]) -> list[forest.Row]:
-    reference = next(arm for arm in document["arms"] if arm["name"] == document["reference"])
-    base = {seed["classifier_seed"]: seed["balanced_accuracy"] for seed in reference["seeds"]}
+    scores = {
+        arm["name"]: {seed["classifier_seed"]: seed["balanced_accuracy"] for seed in arm["seeds"]}
+        for arm in document["arms"]
+    }
     return [
         forest.Row(
             name=arm["name"],
@@ -152,7 +154,9 @@ def _forest_rows(document: Mapping[str, Any]) -> list[forest.Row]:
             low=_points(arm["difference"]["low"]),
             high=_points(arm["difference"]["high"]),
             seeds=[
-                _points(seed["balanced_accuracy"] - base[seed["classifier_seed"]])
+                _points(
+                    seed["balanced_accuracy"] - scores[arm["reference"]][seed["classifier_seed"]]
+                )
                 for seed in arm["seeds"]
             ],
             verdict=arm.get("verdict"),
@@ -173,7 +177,8 @@ def _arms_section(document: Mapping[str, Any]) -> Section:
         "All arms have the same steps, batch and learning rate. Differences are paired: the same "
         "test images, and the same classifier seeds. Intervals draw lesions, GAN seeds and "
         "classifier seeds anew. Holm's method adjusts p over the arms with a verdict. McNemar's "
-        "test, a second opinion, counts images as if they were independent."
+        "test, a second opinion, counts images as if they were independent. Each arm is compared "
+        f"with {document['reference']}, another network with generated images with itself without."
     )
     if chosen["ratio"] is not None:
         text += f"\n\nValidation chose the ratio {chosen['ratio']:g}"
@@ -341,13 +346,14 @@ def _protocol_section(document: Mapping[str, Any]) -> Section:
     leaks = " Its splits share lesions on purpose, so all scores are too high." * data["leaky"]
     gans = ", ".join(map(str, document["gan_seeds"]))
     classifiers = ", ".join(map(str, document["classifier_seeds"]))
+    of_gan = ", ".join(map(str, document["classifier_seeds"][: document["seeds_per_gan"]]))
     return Section(
         "Protocol",
         f"Real training images: {counts}. GAN, filters and classifiers see the training split "
         f"alone; checkpoints, ratio and filter are chosen on the validation split; the test split "
         f"of {document['num_test']['images']:,} images is read for the scores.{leaks}\n\n"
-        f"GAN seeds: {gans}. Classifier seeds: {classifiers}. Each classifier is taken at its "
-        "lowest validation loss.",
+        f"GAN seeds: {gans}. Classifier seeds: {classifiers}; of each GAN: {of_gan}. Each "
+        "classifier is taken at its lowest validation loss.",
         tables=[
             Table(
                 "Seeds, on the test split",

@@ -74,6 +74,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
         seeds = config[name]
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
             raise DermaganError(f"config.{name} is {seeds}; give numbers from 0, none twice")
+    if config.seeds_per_gan < 1:
+        raise DermaganError(f"config.seeds_per_gan is {config.seeds_per_gan}; give 1 or more")
     if not 0 < config.margin < 1:
         raise DermaganError(f"config.margin is {config.margin}; give a share such as 0.02")
 
