@@ -72,8 +72,10 @@ def test_another_network_is_compared_with_itself() -> None:
         assert real.changes == both.changes
     assert arms.judge("vgg16", config) == by_name["A11 vgg16"]
     assert dict(arms.judge("", config).changes) == {}
+    assert "num_steps" not in by_name["A11 vgg16"].changes
     with config.unlocked():
-        config.network_weights = "none"
+        config.network_weights, config.network_steps = "none", 9
+    assert arms.judge("vgg16", config).changes["num_steps"] == 9
     from_scratch = [each.name for each in arms.known_arms(config, Chosen())]
     assert from_scratch == ["A1", "A4 x0.5", "A4 x1", "A11 vgg16"]
     with pytest.raises(DermaganError, match=r"agreed=resnet50 needs 'A11' in config\.arms"):
@@ -129,6 +131,7 @@ def test_the_papers_arms_are_its_tables() -> None:
         ({"ratios": (0.0,)}, "ratios: give numbers above 0"),
         ({"real_shares": (1.0,)}, "real_shares: give shares between 0 and 1"),
         ({"gan_seeds": (0, 0)}, r"gan_seeds is \(0, 0\); give numbers from 0, none twice"),
+        ({"network_side": 60}, "network_side is 60; give a multiple of 32"),
         ({"margin": 0.0}, "margin is 0.0; give a share such as 0.02"),
     ],
 )

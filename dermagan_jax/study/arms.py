@@ -11,7 +11,7 @@ import ml_collections
 
 from dermagan_jax.classifier_config import NO_WEIGHTS
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.nets.backbones import BACKBONES
+from dermagan_jax.nets.backbones import BACKBONES, SIDE_UNIT
 
 REFERENCE = "A1"
 GENERATED, FILTERED, NETWORKS, PAPERS, DROPOUT = "A4", "A5", "A11", "P2", "PD"
@@ -127,6 +127,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     if unknown:
         known = ", ".join(map(repr, BACKBONES))
         raise DermaganError(f"config.networks names {unknown[0]!r}; known: {known}")
+    if config.network_side < SIDE_UNIT or config.network_side % SIDE_UNIT:
+        raise DermaganError(
+            f"config.network_side is {config.network_side}; give a multiple of {SIDE_UNIT}"
+        )
     if not all(0 <= rate < 1 for rate in config.dropout_rates):
         raise DermaganError("config.dropout_rates: give rates from 0, below 1")
     if not all(0 < share < 1 for share in config.real_shares):
@@ -209,6 +213,8 @@ def _network_arms(config: ml_collections.ConfigDict, network: str) -> Iterator[A
     """Yields A11's arms of a network on real images: frozen, where it has weights, and whole."""
     weights = config.network_weights
     named = {"model.network": network, "model.side": config.network_side, "model.weights": weights}
+    if config.network_steps:
+        named["num_steps"] = config.network_steps
     if weights != NO_WEIGHTS:
         frozen = {"model.frozen": True, "optimizer.learning_rate": 1e-3, "optimizer.b1": 0.9}
         yield Arm(
