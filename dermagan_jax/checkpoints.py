@@ -1,13 +1,16 @@
 """Checkpoints: the only module that imports Orbax.
 
-A checkpoint holds three items: `state`, from which training goes on; `generator`, the variables
-that synthesis needs and nothing else; `config`, a JSON document of how they came to be. Each is
-written beside the last and renamed when whole, so that a crash leaves the last one as it was.
+A checkpoint holds four items: `state`, from which training goes on; `generator`, the variables
+that synthesis needs and nothing else; `config`, a JSON document of how they came to be; `digests`,
+by which damage to the first two is found, since not all of a file's bytes are checked by those who
+read it. Each is written beside the last and renamed when whole, so that a crash leaves the last one
+as it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -21,11 +24,13 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from dermagan_jax import hosts
+from dermagan_jax.digests import digest
 from dermagan_jax.errors import DermaganError
 
 _logger = logging.getLogger("dermagan")
 
 FOLDER, DAMAGED = "checkpoints", "damaged"
+_DIGESTS = "digests"
 
 
 class Checkpoints:
@@ -48,13 +53,19 @@ class Checkpoints:
           read_only: only read.
 
         Raises:
-          DermaganError: when `read_only` and there is no such folder.
+          DermaganError: when `read_only` and there is no such folder, or a checkpoint's metrics are
+            damaged; else such a checkpoint is moved into the workdir's `damaged`, with a warning.
         """
         # Orbax fails in a background thread on a relative path.
         self._folder = (workdir / FOLDER).resolve()
         if read_only and not self._folder.is_dir():
             raise DermaganError(f"{workdir}: holds no checkpoints; name the workdir of a run")
         _quiet_orbax()
+        errors = dict(_damaged_metrics(self._folder, best_metric))
+        if not read_only:
+            hosts.on_primary(lambda: self._move(errors))
+        elif errors:
+            raise next(iter(errors.values()))
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -68,6 +79,7 @@ class Checkpoints:
                 "state": ocp.StandardCheckpointHandler(),
                 "generator": ocp.StandardCheckpointHandler(),
                 "config": ocp.JsonCheckpointHandler(),
+                _DIGESTS: ocp.JsonCheckpointHandler(),
             },
         )
 
@@ -145,9 +157,13 @@ class Checkpoints:
         # Orbax answers False, silently, for a step that exists.
         if step in self.steps():
             return
-        items = {"state": ocp.args.StandardSave(state), "config": ocp.args.JsonSave(dict(config))}
-        if generator is not None:
-            items["generator"] = ocp.args.StandardSave(generator)
+        arrays = {"state": state} | ({} if generator is None else {"generator": generator})
+        digests = {name: digest(tree) for name, tree in arrays.items()}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        items |= {
+            "config": ocp.args.JsonSave(dict(config)),
+            _DIGESTS: ocp.args.JsonSave(digests),
+        }
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
@@ -201,7 +217,7 @@ class Checkpoints:
           DermaganError: when the checkpoint is damaged or of other networks.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._restore(step, "state", ocp.args.StandardRestore(abstract))
+        return self._restore_arrays(step, "state", abstract)
 
     def restore_generator(self, step: int) -> Any:
         """Restores the `generator` item, on whatever devices there are."""
@@ -218,21 +234,36 @@ class Checkpoints:
             ),
             metadata,
         )
-        return self._restore(step, item, ocp.args.StandardRestore(abstract))
+        return self._restore_arrays(step, item, abstract)
 
     def restore_config(self, step: int) -> dict[str, Any]:
         """Restores the `config` item."""
         return self._restore(step, "config", ocp.args.JsonRestore())
 
     def _metadata(self, step: int, item: str) -> Any:
-        found = self._manager.item_metadata(step).get(item)
+        with self._reading(step, item):
+            found = self._manager.item_metadata(step).get(item)
         if found is None:
             raise self._damaged(step, item, "it is not there")
         return found.tree if hasattr(found, "tree") else found
 
+    def _restore_arrays(self, step: int, item: str, like: Any) -> Any:
+        tree = self._restore(step, item, ocp.args.StandardRestore(like))
+        # Those of version 0.1 have none.
+        if (self._folder / str(step) / _DIGESTS).is_dir():
+            digests = self._restore(step, _DIGESTS, ocp.args.JsonRestore())
+            if digests.get(item) != digest(tree):
+                raise self._damaged(step, item, "its content is not what was saved")
+        return tree
+
     def _restore(self, step: int, item: str, args: Any) -> Any:
-        try:
+        with self._reading(step, item):
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+
+    @contextlib.contextmanager
+    def _reading(self, step: int, item: str) -> Iterator[None]:
+        try:
+            yield
         # Orbax and TensorStore raise whatever their layers meet in a damaged file, down to a plain
         # Exception.
         except Exception as error:
@@ -240,10 +271,28 @@ class Checkpoints:
             raise self._damaged(step, item, reason) from error
 
     def _damaged(self, step: int, item: str, reason: str) -> DermaganError:
-        return DermaganError(
-            f"{self._folder}/{step}: item '{item}' cannot be restored ({reason}); "
-            "restore this step's folder, or delete it to go on from the one before"
-        )
+        return _damage(self._folder / str(step), item, reason)
+
+
+def _damage(folder: Path, item: str, reason: str) -> DermaganError:
+    return DermaganError(
+        f"{folder}: item '{item}' cannot be restored ({reason}); "
+        "restore this step's folder, or delete it to go on from the one before"
+    )
+
+
+def _damaged_metrics(folder: Path, best_metric: str | None) -> Iterator[tuple[int, DermaganError]]:
+    """Yields the steps whose metrics Orbax, which reads all when it opens, would fail on."""
+    for path in sorted(folder.glob("*/metrics/metrics")):
+        step = path.parents[1]
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            is_whole = best_metric is None or isinstance(metrics[best_metric], int | float)
+            reason = f"it has no number for {best_metric}"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            is_whole, reason = False, str(error)
+        if not is_whole and step.name.isdecimal():
+            yield int(step.name), _damage(step, "metrics", reason)
 
 
 def _system_answer(error: OSError | ValueError) -> str | None:

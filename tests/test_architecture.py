@@ -40,7 +40,10 @@ LAYERS = (
         ),
     ),
     ("gan", "gan_config", "classifier", "classifier_config"),
-    ("state", "rules", "parallel", "stepping", "preemption", "profiling", "seeds", "hosts"),
+    (
+        *("state", "rules", "parallel", "stepping", "preemption", "profiling", "seeds", "hosts"),
+        "digests",
+    ),
     (
         "nets",
         "losses",

@@ -146,6 +146,21 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
         chex.assert_trees_all_equal(checkpoints.resume(STATE), later)
 
 
+def test_a_checkpoint_with_damaged_metrics_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Checkpoints(tmp_path, best_metric="kid") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state=STATE, config=CONFIG, metrics={"kid": 1 / step})
+    (tmp_path / FOLDER / "2" / "metrics" / "metrics").write_text('{"ki')
+    with pytest.raises(DermaganError, match=r"2: item 'metrics' cannot be restored"):
+        Checkpoints(tmp_path, best_metric="kid", read_only=True)
+    with Checkpoints(tmp_path, best_metric="kid") as checkpoints:
+        assert (checkpoints.best_step(), checkpoints.steps()) == (1, [1])
+    assert "item 'metrics' cannot be restored" in caplog.text
+    assert (tmp_path / DAMAGED / "2").is_dir()
+
+
 def test_a_checkpoint_without_a_measure_is_the_latest_and_never_the_best(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep=1, best_metric="loss") as checkpoints:
         checkpoints.save(2, state=STATE, config=CONFIG, metrics={"loss": 0.3})
