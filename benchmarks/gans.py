@@ -159,9 +159,10 @@ def _of_ablation(folder: Path) -> dict[str, float]:
 def _cell(values: Sequence[float]) -> str:
     if all(isinstance(value, int) for value in values):
         return ", ".join(map(str, values))
-    low, high = min(values), max(values)
-    spread = f" ({low:.2f} to {high:.2f})" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{spread}"
+    # A KID near its floor has its figures further down.
+    digits = 3 if max(map(abs, values)) < 0.1 else 2
+    spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
 
 
 def _table(rows: Mapping[str, list[dict[str, float]]]) -> str:
