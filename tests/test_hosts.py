@@ -91,8 +91,8 @@ def _state(folder: Path, step: int) -> Any:
         return saved.restore_arrays(step, "state")
 
 
-def _assert_same_run(ours: Path, theirs: Path, step: int) -> None:
-    chex.assert_trees_all_close(_state(ours, step), _state(theirs, step), rtol=1e-6, atol=1e-6)
+def _assert_same_run(ours: Path, theirs: Path, step: int, atol: float = 1e-6) -> None:
+    chex.assert_trees_all_close(_state(ours, step), _state(theirs, step), rtol=1e-6, atol=atol)
     mine, other = (read_metrics(folder / METRICS_FILE) for folder in (ours, theirs))
     assert [row.keys() for row in mine] == [row.keys() for row in other]
     for one, two in zip(mine, other, strict=True):
@@ -153,7 +153,7 @@ def test_a_signal_to_one_host_ends_all_and_a_run_goes_on_elsewhere(
     phantom_set: Path, tmp_path: Path
 ) -> None:
     """The classes lie on two hosts before the signal, and on one after it."""
-    config = SMALL_GAN | {"data_dir": str(phantom_set)}
+    config = SMALL_GAN | {"data_dir": str(phantom_set), "batch_size": 8}
     whole, ended = tmp_path / "whole", tmp_path / "ended"
     _assert_all_well(_train(whole, processes=1, kind="dcgan", config=config))
     shared = config | {"mesh": "class:2,data:2"}
@@ -163,7 +163,8 @@ def test_a_signal_to_one_host_ends_all_and_a_run_goes_on_elsewhere(
     with Checkpoints(ended, read_only=True) as saved:
         assert saved.latest_step() < 4
     _assert_all_well(_train(ended, processes=1, kind="dcgan", config=config))
-    _assert_same_run(ended, whole, 4)
+    # The layouts round differently, and BatchNorm over few images enlarges it.
+    _assert_same_run(ended, whole, 4, atol=1e-5)
 
 
 def test_what_the_first_process_meets_all_meet(tmp_path: Path, phantom_set: Path) -> None:
