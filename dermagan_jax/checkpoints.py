@@ -61,7 +61,7 @@ class Checkpoints:
         if read_only and not self._folder.is_dir():
             raise DermaganError(f"{workdir}: holds no checkpoints; name the workdir of a run")
         _quiet_orbax()
-        errors = dict(_damaged_metrics(self._folder, best_metric))
+        errors = dict(self._damaged_metrics(best_metric))
         if not read_only:
             hosts.on_primary(lambda: self._move(errors))
         elif errors:
@@ -249,7 +249,7 @@ class Checkpoints:
 
     def _restore_arrays(self, step: int, item: str, like: Any) -> Any:
         tree = self._restore(step, item, ocp.args.StandardRestore(like))
-        # Those of version 0.1 have none.
+        # The first ones had none.
         if (self._folder / str(step) / _DIGESTS).is_dir():
             digests = self._restore(step, _DIGESTS, ocp.args.JsonRestore())
             if digests.get(item) != digest(tree):
@@ -271,28 +271,23 @@ class Checkpoints:
             raise self._damaged(step, item, reason) from error
 
     def _damaged(self, step: int, item: str, reason: str) -> DermaganError:
-        return _damage(self._folder / str(step), item, reason)
+        return DermaganError(
+            f"{self._folder}/{step}: item '{item}' cannot be restored ({reason}); "
+            "restore this step's folder, or delete it to go on from the one before"
+        )
 
-
-def _damage(folder: Path, item: str, reason: str) -> DermaganError:
-    return DermaganError(
-        f"{folder}: item '{item}' cannot be restored ({reason}); "
-        "restore this step's folder, or delete it to go on from the one before"
-    )
-
-
-def _damaged_metrics(folder: Path, best_metric: str | None) -> Iterator[tuple[int, DermaganError]]:
-    """Yields the steps whose metrics Orbax, which reads all when it opens, would fail on."""
-    for path in sorted(folder.glob("*/metrics/metrics")):
-        step = path.parents[1]
-        try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-            is_whole = best_metric is None or isinstance(metrics[best_metric], int | float)
-            reason = f"it has no number for {best_metric}"
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            is_whole, reason = False, str(error)
-        if not is_whole and step.name.isdecimal():
-            yield int(step.name), _damage(step, "metrics", reason)
+    def _damaged_metrics(self, best_metric: str | None) -> Iterator[tuple[int, DermaganError]]:
+        """Yields the steps whose metrics Orbax, which reads all when it opens, would fail on."""
+        for path in sorted(self._folder.glob("[0-9]*/metrics/metrics")):
+            name = path.parents[1].name
+            if not name.isdecimal():  # Of one that was being written.
+                continue
+            try:
+                metrics = json.loads(path.read_text(encoding="utf-8"))
+                if best_metric is not None:
+                    float(metrics[best_metric])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                yield int(name), self._damaged(int(name), "metrics", str(error))
 
 
 def _system_answer(error: OSError | ValueError) -> str | None:

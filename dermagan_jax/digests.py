@@ -26,25 +26,24 @@ def digest(tree: Any) -> int:
         an array, all must call this.
 
     Returns:
-      An integer in [0, 2**32). One changed bit always changes it; any other damage does but for one
-      time in four thousand million.
+      An integer in [0, 2**32). One changed bit always changes it, random damage but for one time in
+      four thousand million.
     """
-    total = elsewhere = 0
-    has_elsewhere = False
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        # Odd, so that a product with it loses no bit.
-        salt = zlib.crc32(name.encode()) | 1
-        found = sum(_sum_of_bits(part, start, np.shape(leaf)) for part, start in _parts(leaf))
-        if _is_here(leaf):
-            total += salt * found
-        else:
-            has_elsewhere = True
-            elsewhere += salt * found
-    if has_elsewhere:
-        sums = multihost_utils.process_allgather(np.uint32(elsewhere & _MASK))
-        elsewhere = sum(int(each) for each in np.atleast_1d(sums))
-    return (total + elsewhere) & _MASK
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    total = sum(_salted_sum(path, leaf) for path, leaf in leaves if _is_here(leaf))
+    shared = [_salted_sum(path, leaf) for path, leaf in leaves if not _is_here(leaf)]
+    if shared:
+        of_hosts = multihost_utils.process_allgather(np.uint32(sum(shared) & _MASK))
+        total += int(of_hosts.sum(dtype=np.uint64))
+    return total & _MASK
+
+
+def _salted_sum(path: tuple[Any, ...], leaf: Any) -> int:
+    """Sums up what this process is to count of an array, differently for each name."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    # Odd, so that a product with it loses no bit.
+    salt = zlib.crc32(name.encode()) | 1
+    return salt * sum(_sum_of_bits(part, start, np.shape(leaf)) for part, start in _parts(leaf))
 
 
 def _is_here(leaf: Any) -> bool:

@@ -91,8 +91,8 @@ def _state(folder: Path, step: int) -> Any:
         return saved.restore_arrays(step, "state")
 
 
-def _assert_same_run(ours: Path, theirs: Path, step: int, atol: float = 1e-6) -> None:
-    chex.assert_trees_all_close(_state(ours, step), _state(theirs, step), rtol=1e-6, atol=atol)
+def _assert_same_run(ours: Path, theirs: Path, step: int, rtol: float = 1e-6) -> None:
+    chex.assert_trees_all_close(_state(ours, step), _state(theirs, step), rtol=rtol, atol=1e-6)
     mine, other = (read_metrics(folder / METRICS_FILE) for folder in (ours, theirs))
     assert [row.keys() for row in mine] == [row.keys() for row in other]
     for one, two in zip(mine, other, strict=True):
@@ -164,7 +164,7 @@ def test_a_signal_to_one_host_ends_all_and_a_run_goes_on_elsewhere(
         assert saved.latest_step() < 4
     _assert_all_well(_train(ended, processes=1, kind="dcgan", config=config))
     # The layouts round differently, and BatchNorm over few images enlarges it.
-    _assert_same_run(ended, whole, 4, atol=1e-5)
+    _assert_same_run(ended, whole, 4, rtol=1e-5)
 
 
 def test_what_the_first_process_meets_all_meet(tmp_path: Path, phantom_set: Path) -> None:

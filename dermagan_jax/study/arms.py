@@ -9,9 +9,10 @@ from typing import Any
 
 import ml_collections
 
+from dermagan_jax import classifier_config
 from dermagan_jax.classifier_config import NO_WEIGHTS
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.nets.backbones import BACKBONES, SIDE_UNIT
+from dermagan_jax.nets.backbones import BACKBONES
 
 REFERENCE = "A1"
 GENERATED, FILTERED, NETWORKS, PAPERS, DROPOUT = "A4", "A5", "A11", "P2", "PD"
@@ -76,6 +77,13 @@ class Arm:
         """Whether each GAN seed makes a cell of its own."""
         return bool(self.ratio or self.per_class)
 
+    def configure(self, classifier: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+        """Returns a study's configuration of the classifier with this arm's changes."""
+        config = classifier.copy_and_resolve_references()
+        with config.unlocked():  # Another network has fields that the paper's has not.
+            config.update_from_flattened_dict(dict(self.changes))
+        return config
+
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
@@ -127,14 +135,15 @@ def check(config: ml_collections.ConfigDict) -> None:
     if unknown:
         known = ", ".join(map(repr, BACKBONES))
         raise DermaganError(f"config.networks names {unknown[0]!r}; known: {known}")
-    if config.network_side < SIDE_UNIT or config.network_side % SIDE_UNIT:
-        raise DermaganError(
-            f"config.network_side is {config.network_side}; give a multiple of {SIDE_UNIT}"
-        )
     if not all(0 <= rate < 1 for rate in config.dropout_rates):
         raise DermaganError("config.dropout_rates: give rates from 0, below 1")
     if not all(0 < share < 1 for share in config.real_shares):
         raise DermaganError("config.real_shares: give shares between 0 and 1")
+    for arm in known_arms(config, Chosen()):
+        try:
+            classifier_config.check(arm.configure(config.classifier))
+        except DermaganError as error:
+            raise DermaganError(f"arm {arm.name}: {error}") from error
 
 
 def judge(network: str, config: ml_collections.ConfigDict) -> Arm:
@@ -143,15 +152,14 @@ def judge(network: str, config: ml_collections.ConfigDict) -> Arm:
     Raises:
       DermaganError: the study has no such arm.
     """
-    if not network:
-        return Arm(REFERENCE, REFERENCE, FAMILIES[REFERENCE])
-    if network not in config.networks or NETWORKS not in config.arms:
+    name = f"{NETWORKS} {network}" if network else REFERENCE
+    found = {arm.name: arm for arm in known_arms(config, Chosen())}
+    if name not in found:
         raise DermaganError(
             f"config.filters: agreed={network} needs {NETWORKS!r} in config.arms and {network!r} "
             "in config.networks"
         )
-    *_, whole = _network_arms(config, network)
-    return whole
+    return found[name]
 
 
 def pool_counts(config: ml_collections.ConfigDict, real: Mapping[str, int]) -> dict[str, int]:
@@ -189,8 +197,7 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
             f"as A1, and {ratio:g} generated images for each real one",
             ratio=ratio,
         )
-    for network in config.networks:
-        yield from _network_arms(config, network)
+    yield from _network_arms(config)
     if chosen.ratio is not None:
         yield from _at_ratio(config, chosen, chosen.ratio)
     yield from _papers_arms(config)
@@ -209,19 +216,22 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
             )
 
 
-def _network_arms(config: ml_collections.ConfigDict, network: str) -> Iterator[Arm]:
-    """Yields A11's arms of a network on real images: frozen, where it has weights, and whole."""
-    weights = config.network_weights
-    named = {"model.network": network, "model.side": config.network_side, "model.weights": weights}
-    if config.network_steps:
-        named["num_steps"] = config.network_steps
-    if weights != NO_WEIGHTS:
-        frozen = {"model.frozen": True, "optimizer.learning_rate": 1e-3, "optimizer.b1": 0.9}
-        yield Arm(
-            f"{NETWORKS} {network} frozen", NETWORKS, f"as A1, {network} frozen", named | frozen
-        )
-    whole = {"model.frozen": False, "optimizer.learning_rate": 1e-4, "optimizer.b1": 0.9}
-    yield Arm(f"{NETWORKS} {network}", NETWORKS, f"as A1, {network} trained whole", named | whole)
+def _network_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
+    """Yields A11's arms on real images: each network frozen, if it has weights, and whole."""
+    for network in config.networks:
+        named = {
+            "model.network": network,
+            "model.side": config.network_side,
+            "model.weights": config.network_weights,
+            "num_steps": config.network_steps or config.classifier.num_steps,
+            "optimizer.b1": 0.9,
+        }
+        name, title = f"{NETWORKS} {network}", f"as A1, {network}"
+        frozen = {"model.frozen": True, "optimizer.learning_rate": 1e-3}
+        if config.network_weights != NO_WEIGHTS:
+            yield Arm(f"{name} frozen", NETWORKS, f"{title} frozen", named | frozen)
+        whole = {"model.frozen": False, "optimizer.learning_rate": 1e-4}
+        yield Arm(name, NETWORKS, f"{title} trained whole", named | whole)
 
 
 def _papers_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
@@ -257,13 +267,12 @@ def _at_ratio(config: ml_collections.ConfigDict, chosen: Chosen, ratio: float) -
         yield Arm("A6", "A6", title, ratio=ratio, images=DISCARDED, filter=chosen.filter)
     yield Arm("A7", "A7", FAMILIES["A7"], {"synthetic.only": True}, ratio=ratio)
     yield Arm("A8", "A8", FAMILIES["A8"], {"synthetic.shuffle_labels": True}, ratio=ratio)
-    if GENERATED in config.arms:
-        for real in (arm for name in config.networks for arm in _network_arms(config, name)):
-            yield Arm(
-                f"{real.name} + generated",
-                NETWORKS,
-                real.title.replace("A1", "A4"),
-                real.changes,
-                ratio=ratio,
-                reference=real.name,
-            )
+    for real in _network_arms(config):
+        yield Arm(
+            f"{real.name} + generated",
+            NETWORKS,
+            f"{real.title}, and generated images",
+            real.changes,
+            ratio=ratio,
+            reference=real.name,
+        )

@@ -227,10 +227,8 @@ class Runner:
         return self.out / "cells" / name
 
     def _cell_config(self, cell: Cell, images: Path | None) -> ml_collections.ConfigDict:
-        config = self.config.classifier.copy_and_resolve_references()
+        config = cell.arm.configure(self.config.classifier)
         config.data_dir = self.config.data_dir
-        with config.unlocked():  # Another network has fields that the paper's has not.
-            config.update_from_flattened_dict(dict(cell.arm.changes))
         if images is not None:
             config.synthetic.dir = str(images)
             # Chosen images are all used, of the pool as many as the arm says.
@@ -269,7 +267,7 @@ class Runner:
             return pool
         arm = cell.arm
         inputs = {"pool": pool.name, "ratio": arm.ratio, "filter": arm.filter}
-        inputs["judge"] = self._judge(arm.filter)
+        inputs["judge"] = self.judge_of(arm.filter)
         passed = self._folder(lambda: self._passed(pool, gan, arm), **inputs)
         if passed is None or arm.images != DISCARDED:
             return passed
@@ -314,8 +312,8 @@ class Runner:
         first = self._first_folder(judge(wanted.network, self.config))
         return choosing.Agreed(first, train_split_sha256=sha256)
 
-    def _judge(self, text: str) -> str | None:
-        """Returns the name of the cell whose classifier a filter asks, None if it asks none."""
+    def judge_of(self, text: str) -> str | None:
+        """Returns the cell whose classifier a filter asks; None if it asks none."""
         wanted = filters.read(text)
         if wanted.name != filters.AGREED:
             return None

@@ -135,7 +135,7 @@ def _verdict_section(folder: Path, document: Mapping[str, Any]) -> Section:
         drawn.append(
             Figure(
                 picture,
-                "Each arm's balanced accuracy less the reference's, on the test split.",
+                "Each arm's balanced accuracy less its reference's, on the test split.",
                 "; ".join(f"{row.name}: {row.value:+.1f} points" for row in rows),
             )
         )
@@ -174,12 +174,13 @@ def _arms_section(document: Mapping[str, Any]) -> Section:
     rows = [_arm_row(arm) for arm in document["arms"]]
     chosen = document["chosen"]
     text = (
-        "All arms have the same steps, batch and learning rate. Differences are paired: the same "
-        "test images, and the same classifier seeds. Intervals draw lesions, GAN seeds and "
-        "classifier seeds anew. Holm's method adjusts p over the arms with a verdict. McNemar's "
-        "test, a second opinion, counts images as if they were independent. Each arm is compared "
-        f"with {document['reference']}, another network with generated images with itself without."
+        "All arms of a network have the same steps, batch and learning rate. Differences are "
+        "paired: the same test images, and the same classifier seeds. Intervals draw lesions, "
+        "GAN seeds and classifier seeds anew. Holm's method adjusts p over the arms with a "
+        "verdict. McNemar's test, a second opinion, counts images as if they were independent."
     )
+    if any(arm["reference"] != document["reference"] for arm in document["arms"]):
+        text += " Another network with generated images is compared with itself without."
     if chosen["ratio"] is not None:
         text += f"\n\nValidation chose the ratio {chosen['ratio']:g}"
         text += f" and the filter {chosen['filter']}." if chosen["filter"] else "."
