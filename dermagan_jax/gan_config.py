@@ -100,6 +100,20 @@ def check(config: Config) -> None:
         )
 
 
+def warnings(config: Config) -> list[str]:
+    """Says what of a configuration can run and is hardly meant, a line each."""
+    if config["conditioning"] != "transitional":
+        return []
+    end = config["transition_kimg"][1]
+    run_end = num_steps(config) * images_per_step(config) / 1000
+    if end <= run_end:
+        return []
+    return [
+        f"config.transition_kimg ends at {end:g} and the run at {run_end:g}: until then classes "
+        "count in part; train longer, or set an earlier end"
+    ]
+
+
 def _check_projected(config: Config) -> None:
     side = config["model"]["d_side"]
     if side < 32 or side % 32:

@@ -50,6 +50,8 @@ def train(
         last good checkpoint stays.
     """
     gan_config.check(config)
+    for warning in gan_config.warnings(config):
+        _logger.warning("warning: %s", warning)
     with find_precision(config.precision).applied():
         return _train(config, run_folder, profile)
 

@@ -272,16 +272,24 @@ def test_a_projected_discriminator_has_its_sides(small_set: Path, tmp_path: Path
         gan_trainer.train(config, tmp_path / "run")
 
 
-def test_samples_use_the_class_as_far_as_training_does(small_set: Path, tmp_path: Path) -> None:
+def test_samples_use_the_class_as_far_as_training_does(
+    small_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = _residual_config(small_set, conditioning="transitional", num_steps=2)
     config.transition_kimg = (1.0, 2.0)
     config.model.discriminator, config.model.d_head_width = "projected", 4
     gan_trainer.train(config, tmp_path / "run")
+    assert "transition_kimg ends at 2 and the run at 0.032" in caplog.text
     gan = synthesis.load_gan(tmp_path / "run")
     images = synthesis.generate(gan, per_class=dict.fromkeys(CLASSES, 2), seed=0).image
     embedding = gan.variables["params"]["class_embedding"]["kernel"]
     np.testing.assert_array_equal(embedding, np.zeros_like(embedding))
     assert len({each.tobytes() for each in images}) == len(images)
+
+
+@pytest.mark.parametrize("variant", ["default", "residual", "demo", "smoke"])
+def test_a_variant_runs_without_a_warning(variant: str) -> None:
+    assert gan_config.warnings(resgan.get_config(variant)) == []
 
 
 def test_a_budget_of_images_is_a_number_of_steps() -> None:
