@@ -27,9 +27,6 @@ from dermagan_jax.writers import METRICS_FILE, read_metrics
 
 DOCUMENT = turns.ROOT / "docs" / "results.md"
 KIMG, ABLATION_KIMG = 200.0, 49.152
-ABLATION_FIELDS = {"transition_kimg": (6.144, 18.432)}  # The default's, as shares of the run.
-# The classes begin to count at the same share of the run.
-ABLATION_TRANSITION = (6.144, 18.432)
 WATCH_EVERY_KIMG = 16.384
 TABLES = ("gans", "ablations")
 
@@ -59,11 +56,9 @@ GANS = {
         {"augment": "color,translation,cutout"},
         64,
     ),
-    "default": Recipe(
-        "`resgan`, the default: one GAN, which learns of the class from 25 to 75 kimg", "resgan.py"
-    ),
-    "conditional": Recipe(
-        "the same, the class from the start", "resgan.py", {"conditioning": "conditional"}
+    "default": Recipe("`resgan`, the default: one GAN that knows the class", "resgan.py"),
+    "transitional": Recipe(
+        "the same, the class from 25 to 75 kimg on", "resgan.py", {"conditioning": "transitional"}
     ),
     "per_class": Recipe("the same, a GAN a class", "resgan.py", {"conditioning": "per_class"}, 128),
 }
@@ -85,9 +80,7 @@ ABLATIONS = {
 }
 
 
-def _train(
-    recipe: Recipe, more: Mapping[str, Any], seed: int, kimg: float, data: Path, folder: Path
-) -> None:
+def _train(recipe: Recipe, seed: int, kimg: float, data: Path, folder: Path) -> None:
     every = max(1, round(1000 * WATCH_EVERY_KIMG / recipe.images_a_step))
     fields = {
         "data_dir": data,
@@ -96,7 +89,6 @@ def _train(
         "num_steps": 0,
         "checkpoint_every_steps": every,
         "watch.features": "efficientnet_lite0",
-        **more,
         **recipe.fields,
     }
     command = [sys.executable, str(turns.ROOT / "train_gan.py"), f"--workdir={folder}"]
@@ -153,12 +145,14 @@ def _diversity(folder: Path, step: int) -> list[float]:
 
 def _of_ablation(folder: Path) -> dict[str, float]:
     rows = [row for row in read_metrics(folder / METRICS_FILE) if "validation/kid" in row]
-    row = rows[-1]
+    # The default's run is longer: it is read where the others end.
+    last = max(row["step"] for row in rows if row["step"] * 32 <= 1000 * ABLATION_KIMG)
+    (row,) = [row for row in rows if row["step"] == last]
     return {
         "KID": row["validation/kid"],
         "coverage": row["validation/coverage"],
         "accuracy": row["validation/classification_accuracy"],
-        "diversity": mean(_diversity(folder, row["step"])),
+        "diversity": mean(_diversity(folder, last)),
     }
 
 
@@ -193,8 +187,9 @@ def write_tables(data: Path, out: Path) -> None:
         recipe.title: [_of_gan(path, data) for path in _finished(out / "gans", name)]
         for name, recipe in GANS.items()
     }
+    folders = {name: out / ("gans" if name == "default" else "ablations") for name in ABLATIONS}
     ablations = {
-        recipe.title: [_of_ablation(path) for path in _finished(out / "ablations", name)]
+        recipe.title: [_of_ablation(path) for path in _finished(folders[name], name)][:1]
         for name, recipe in ABLATIONS.items()
     }
     for name, rows in zip(TABLES, (gans, ablations), strict=True):
@@ -211,20 +206,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the prepared set bcn500")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--only", default="", help="only rows of this name")
-    parser.add_argument("--seeds", default="0:1", help="FIRST:END (0:1)")
-    parser.add_argument("--ablations", action="store_true", help="the ablations")
+    parser.add_argument("--seeds", default="0:1", help="FIRST:END, of the GANs (0:1)")
+    parser.add_argument("--ablations", action="store_true", help="the ablations, seed 0")
     flags = parser.parse_args()
     if flags.ablations:
-        rows, kimg, more = ABLATIONS, ABLATION_KIMG, ABLATION_FIELDS
+        jobs = [(name, recipe, 0) for name, recipe in ABLATIONS.items() if name != "default"]
     else:
-        rows, kimg, more = GANS, KIMG, {}
+        jobs = [(*row, seed) for seed in seeds.parse(flags.seeds) for row in GANS.items()]
     place = flags.out / ("ablations" if flags.ablations else "gans")
     place.mkdir(parents=True, exist_ok=True)
-    for seed in seeds.parse(flags.seeds):
-        for name, recipe in rows.items():
-            if flags.only in ("", name):
-                _train(recipe, more, seed, kimg, flags.data, place / f"{name}_seed{seed}")
-                write_tables(flags.data, flags.out)
+    for name, recipe, seed in jobs:
+        if flags.only in ("", name):
+            kimg = ABLATION_KIMG if flags.ablations else KIMG
+            _train(recipe, seed, kimg, flags.data, place / f"{name}_seed{seed}")
+            write_tables(flags.data, flags.out)
     write_tables(flags.data, flags.out)
 
 

@@ -11,7 +11,7 @@ Variants:
 
 Comparisons are a field each: --config.augment=none, --config.ema_half_life_kimg=0,
 --config.loss=non_saturating, or relativistic with r1 and r2 above 0, --config.optimizer.schedule=
-linear, --config.conditioning=conditional or per_class; with :residual also --config.r1=0 and
+linear, --config.conditioning=transitional or per_class; with :residual also --config.r1=0 and
 --config.model.d_batch_norm=True.
 
 Cost and result: see docs/results.md.
@@ -57,7 +57,6 @@ def _make_demo(config: ml_collections.ConfigDict) -> None:
     config.model.d_head_width = 32
     config.model.latent_size = 64
     config.total_kimg = 18.0
-    config.transition_kimg = (2.0, 6.0)
     config.ema_half_life_kimg = 1.0
     config.checkpoint_every_steps = 125
     config.watch.features = ""
@@ -70,7 +69,6 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     config.batch_size = 16
     config.total_kimg = 0.0
     config.num_steps = 40
-    config.conditioning = "conditional"
     config.log_every_steps = 4
     config.penalty_interval = 4
     config.checkpoint_every_steps = 20
@@ -84,8 +82,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data_dir = ""  # A prepared data set: `dermagan prepare --out DIR`.
     config.seed = 0
     config.init_from = ""  # Workdir of a GAN to start from; it must know none of the test lesions.
-    config.conditioning = "transitional"  # "per_class", "conditional" or "transitional":
-    config.transition_kimg = (25.0, 75.0)  # when the class begins to count, and counts in full.
+    config.conditioning = "conditional"  # "per_class", "conditional" or "transitional".
+    config.transition_kimg = (25.0, 75.0)  # When the class begins to count, and counts in full.
 
     config.model = _model()
     config.batch_size = 32  # Real images in a step; of each class, where each has its own GAN.
