@@ -65,6 +65,7 @@ GANS = {
 ABLATIONS = {
     "default": Recipe("the default", "resgan.py"),
     "no_augmentation": Recipe("no augmentation", "resgan.py", {"augment": "none"}),
+    "zoom_alone": Recipe("zoom alone", "resgan.py", {"augment": "zoom"}),
     "no_zoom": Recipe("no zoom", "resgan.py", {"augment": "color,translation,cutout"}),
     "ada": Recipe("ADA in place of DiffAugment", "resgan.py", {"augment": "ada"}),
     "no_ema": Recipe("no moving average", "resgan.py", {"ema_half_life_kimg": 0.0}),
