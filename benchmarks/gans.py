@@ -60,6 +60,7 @@ GANS = {
     "transitional": Recipe(
         "the same, the class from 25 to 75 kimg on", "resgan.py", {"conditioning": "transitional"}
     ),
+    "no_augmentation": Recipe("the same, no augmentation", "resgan.py", {"augment": "none"}),
     "per_class": Recipe("the same, a GAN a class", "resgan.py", {"conditioning": "per_class"}, 128),
 }
 ABLATIONS = {
