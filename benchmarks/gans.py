@@ -2,10 +2,11 @@
 
     python -m benchmarks.gans --data=data/bcn500 --out=runs/gans [--only=default] [--seeds=0:5]
 
-Runs that are finished are not made again, and one that was stopped goes on. The checkpoint that a
-run's watch chose on the validation split is measured on the test split; that of an ablation, which
-is shorter, is not: there the watch's own figures stand. Hours on 2 cores: half an hour for a run of
-the default, an hour for one of the paper's.
+Runs that are finished are not made again, and one that was stopped goes on. A row of the document
+stays as it is where --out holds fewer seeds of it. The checkpoint that a run's watch chose on the
+validation split is measured on the test split; that of an ablation, which is shorter, is not: there
+the watch's own figures stand. Hours on 2 cores: half an hour for a run of the default, an hour for
+one of the paper's.
 """
 
 from __future__ import annotations
@@ -167,12 +168,23 @@ def _cell(values: Sequence[float]) -> str:
     return f"{mean(values):.{digits}f}{spread}"
 
 
-def _table(rows: Mapping[str, list[dict[str, float]]]) -> str:
-    names = list(next(iter(rows.values()))[0])
+def _table(rows: Mapping[str, list[dict[str, float]]], shown: str = "") -> str:
+    """Writes the rows of what was run.
+
+    Args:
+      rows: the figures of each seed by the row's title, in order; none where nothing was run.
+      shown: the table so far, whose rows of more seeds stay.
+    """
+    standing = {line.split(" | ")[0].removeprefix("| "): line for line in shown.splitlines()[2:]}
+    names = next(list(runs[0]) for runs in rows.values() if runs)
     lines = [f"| | seeds | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
     for title, runs in rows.items():
-        cells = [_cell([run[name] for run in runs]) for name in names]
-        lines.append(f"| {title} | {len(runs)} | {' | '.join(cells)} |")
+        earlier = standing.get(title, "")
+        if earlier and int(earlier.split(" | ")[1]) > len(runs):
+            lines.append(earlier)
+        elif runs:
+            cells = [_cell([run[name] for run in runs]) for name in names]
+            lines.append(f"| {title} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -195,10 +207,10 @@ def write_tables(data: Path, out: Path) -> None:
         for name, recipe in ABLATIONS.items()
     }
     for name, rows in zip(TABLES, (gans, ablations), strict=True):
-        found = {title: runs for title, runs in rows.items() if runs}
-        if found:
+        if any(rows.values()):
             begin, end = f"<!-- {name}: python -m benchmarks.gans -->", f"<!-- end of {name} -->"
-            tables.put(DOCUMENT, begin, _table(found), end)
+            content = _table(rows, tables.shown(DOCUMENT, begin, end))
+            tables.put(DOCUMENT, begin, content, end)
 
 
 def main() -> None:

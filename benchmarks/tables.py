@@ -30,11 +30,25 @@ def put(document: Path, begin: str, content: str, end: str) -> None:
     Raises:
       ValueError: the document lacks one of the lines.
     """
+    before, _, after = _parts(document, begin, end)
+    document.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
+
+
+def shown(document: Path, begin: str, end: str) -> str:
+    """Reads what a document shows between two of its lines.
+
+    Raises:
+      ValueError: the document lacks one of the lines.
+    """
+    return _parts(document, begin, end)[1].strip("\n")
+
+
+def _parts(document: Path, begin: str, end: str) -> tuple[str, str, str]:
     before, found, rest = document.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
+    content, closed, after = rest.partition(end)
     if not (found and closed):
         raise ValueError(f"{document} has no lines {begin!r} and {end!r}")
-    document.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
+    return before, content, after
 
 
 def _render(results: Mapping[str, Any]) -> str:

@@ -143,6 +143,13 @@ def test_a_row_of_gans_shows_the_mean_and_the_spread_of_seeds():
     assert gans._table(rows) == expected
 
 
+def test_a_row_of_more_seeds_stays_in_its_place():
+    before = "| | seeds | KID |\n|---|---|---|\n| a | 1 | 0.50 |\n| c | 3 | 0.70 |"
+    rows = {"a": [{"KID": 0.2}], "b": [{"KID": 0.3}], "c": [{"KID": 0.4}], "d": []}
+    expected = "| | seeds | KID |\n|---|---|---|\n| a | 1 | 0.20 |\n| b | 1 | 0.30 |\n"
+    assert gans._table(rows, before) == expected + "| c | 3 | 0.70 |"
+
+
 def test_an_ablation_is_read_where_the_shorter_runs_end(tmp_path):
     rows = [
         {"step": 1536, "samples/diversity/melanoma": 0.4, "samples/diversity/basal": 0.6},
