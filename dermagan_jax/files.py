@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def is_partial(name: str) -> bool:
+    """Whether a file's name is that of `replacing`'s, which a kill may leave in any folder."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
     """Locks a file for this process, until the block or the process ends, however it does.
@@ -65,13 +71,24 @@ def locked(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
+        except OSError as error:
+            raise DermaganError(
+                f"{path}: cannot be locked ({error.strerror}); choose a folder on a file system "
+                "that knows locks"
+            ) from error
         yield True
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes a JSON document at once, indented, its keys sorted."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Writes a JSON document at once, indented, its keys sorted.
+
+    It reaches the disk before it takes its place, so that no power cut leaves an empty one.
+    """
+    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 Fields = Mapping[str, type | tuple[type, ...]]
