@@ -1,4 +1,11 @@
-"""Signs that a GAN's training goes wrong, read from the rows of its metrics."""
+"""Signs that a GAN's training goes wrong, read from the rows of its metrics.
+
+Dominance is a sign under the non-saturating loss alone. There the logit's sigmoid is the probability
+of "real", and a discriminator grows surer without end, until next to no gradient is left. The hinge
+loss pushes real logits no further than 1 and generated ones no further than -1, and the generator's
+gradient does not fade beyond; the relativistic loss knows differences of logits only, so that a
+logit by itself says nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +21,7 @@ WINDOW_ROWS = 20
 DOMINANT_REAL, DOMINANT_FAKE = 0.9, 0.1
 COLLAPSED_DIVERSITY = 0.25
 ALL = "all"
+_NON_SATURATING = "non_saturating"
 
 
 def diversity(image: np.ndarray) -> float:
@@ -35,7 +43,8 @@ class Alarms:
     """Watches the rows of one run in order and raises each alarm once a class.
 
     * Dominance: over the last 20 rows the median probability of "real" is above 0.9 for real
-      images and below 0.1 for generated ones, so the generator learns next to nothing.
+      images and below 0.1 for generated ones, so the generator learns next to nothing. Under the
+      non-saturating loss alone.
     * Collapse: samples from fixed latents have less than a quarter of the diversity of real
       images.
 
@@ -46,10 +55,17 @@ class Alarms:
       raised: the alarms so far, each with `step`, `class`, `alarm` and `message`.
     """
 
-    def __init__(self, *, per_class: bool = True) -> None:
+    def __init__(self, *, per_class: bool = True, loss: str = _NON_SATURATING) -> None:
+        """Starts without any row.
+
+        Args:
+          per_class: whether each class has a discriminator of its own.
+          loss: the run's adversarial loss, a name in `losses.ADVERSARIAL`.
+        """
         self.raised: list[dict[str, object]] = []
+        watched = CLASSES if per_class else (ALL,)
         self._scores: dict[str, deque[tuple[float, float]]] = {
-            name: deque(maxlen=WINDOW_ROWS) for name in (CLASSES if per_class else (ALL,))
+            name: deque(maxlen=WINDOW_ROWS) for name in (watched if loss == _NON_SATURATING else ())
         }
 
     def watch(self, step: int, row: Mapping[str, float | None]) -> list[str]:

@@ -40,7 +40,7 @@ class Run:
         self.generator = gan_config.make_generator(config)
         self.discriminator = gan_config.make_discriminator(config)
         self.g_tx, self.d_tx = gan_config.make_optimizers(config)
-        self.alarms = Alarms(per_class=self.per_class)
+        self.alarms = Alarms(per_class=self.per_class, loss=config.loss)
         self.real_diversity = [
             diversity(real.image[real.label == label]) for label in range(NUM_CLASSES)
         ]

@@ -30,6 +30,23 @@ def test_a_balanced_or_half_sure_discriminator_is_no_alarm(real: float, fake: fl
         assert alarms.watch(step, _row(real, fake)) == []
 
 
+@pytest.mark.parametrize("loss", ["hinge", "relativistic"])
+def test_logits_of_other_losses_say_nothing_of_dominance(loss: str) -> None:
+    alarms = Alarms(loss=loss)
+    for step in range(2 * WINDOW_ROWS):
+        assert alarms.watch(step, _row(0.97, 0.02)) == []
+    # Collapse is one whatever the loss.
+    (message,) = alarms.watch(200, {f"samples/diversity/{CLASSES[1]}": 0.1})
+    assert message.startswith("collapse at step 200")
+
+
+def test_a_discriminator_of_all_classes_is_dominant_in_none() -> None:
+    alarms = Alarms(per_class=False)
+    for step in range(WINDOW_ROWS):
+        alarms.watch(step, {"train/d_real": 0.97, "train/d_fake": 0.02})
+    assert [each["class"] for each in alarms.raised] == ["all"]
+
+
 def test_single_sure_rows_are_no_alarm() -> None:
     alarms = Alarms()
     for step in range(3 * WINDOW_ROWS):
