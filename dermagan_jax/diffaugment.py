@@ -125,7 +125,8 @@ def make_diffaugment(names: str) -> Augmentation:
     Raises:
       DermaganError: a name is not known.
 
-    Source: Zhao et al., 2020 (DiffAugment), with the ranges of its reference code.
+    Source: color, translation and cutout, Zhao et al., 2020 (DiffAugment), with the ranges of its
+      reference code; zoom is ours.
     """
     chosen = names.split(",")
     for name in chosen:
