@@ -45,6 +45,11 @@ def discriminator(config: Config) -> str:
     return config["model"].get("discriminator", "residual")
 
 
+def turns_reals(config: Config) -> bool:
+    """Whether real images were shown in all eight symmetries, so that a copy may be turned too."""
+    return bool(config.get("turn_reals", False))
+
+
 def precision(config: Config) -> Precision:
     """Returns the precision; checkpoints from before there was a choice are float32."""
     return find_precision(config.get("precision", "float32"))
@@ -62,13 +67,33 @@ def check(config: Config) -> None:
     _one_of("loss", config["loss"], tuple(losses.ADVERSARIAL))
     _one_of("optimizer.schedule", config["optimizer"]["schedule"], SCHEDULES)
     make_augmentation(config["augment"])
-    for name in ("batch_size", "log_every_steps", "checkpoint_every_steps", "penalty_interval"):
+    _check_numbers(config)
+    if config["loss"] == "relativistic" and config["label_smoothing"] > 0:
+        raise DermaganError(
+            f"config.label_smoothing is {config['label_smoothing']}; give 0 with the relativistic "
+            "loss, which it would leave without a lower bound"
+        )
+    _check_networks(config)
+
+
+def _check_numbers(config: Config) -> None:
+    if config["seed"] < 0:
+        raise DermaganError(f"config.seed is {config['seed']}; give a number from 0")
+    for name in (
+        *("batch_size", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
+        "penalty_interval",
+    ):
         if config[name] < 1:
             raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
     if config["rollbacks"] < 0 or config["rollback_checkpoints"] < 1:
         raise DermaganError(
             f"config.rollbacks is {config['rollbacks']} and config.rollback_checkpoints "
             f"{config['rollback_checkpoints']}; give numbers from 0 and from 1"
+        )
+    if config["rollback_checkpoints"] > config["keep_checkpoints"]:
+        raise DermaganError(
+            f"config.rollback_checkpoints is {config['rollback_checkpoints']}; give a number up to "
+            f"{config['keep_checkpoints']}, config.keep_checkpoints, or there is none to go back to"
         )
     watch = config["watch"]
     if watch["features"] and watch["per_class"] <= NEIGHBOURS:
@@ -85,11 +110,16 @@ def check(config: Config) -> None:
             f"config.num_steps is {config['num_steps']} and config.total_kimg "
             f"{config['total_kimg']}; give one of them a number above 0 and the other 0"
         )
+
+
+def _check_networks(config: Config) -> None:
     if architecture(config) == "dcgan" and not is_per_class(config):
         raise DermaganError(
             "config.model.architecture is 'dcgan', which takes no class; "
             "set config.conditioning to 'per_class' or use configs/resgan.py"
         )
+    if architecture(config) == "resgan":
+        _check_attention(config)
     if discriminator(config) == "projected":
         _check_projected(config)
     group = resgan.MINIBATCH_GROUP
@@ -112,6 +142,17 @@ def warnings(config: Config) -> list[str]:
         f"config.transition_kimg ends at {end:g} and the run at {run_end:g}: until then classes "
         "count in part; train longer, or set an earlier end"
     ]
+
+
+def _check_attention(config: Config) -> None:
+    size = config["model"]["attention_size"]
+    # Of the maps between blocks, the same in both networks: from 8 up to half the image's side.
+    sizes = [1 << power for power in range(3, (config["model"]["image_size"] - 1).bit_length())]
+    if size and size not in sizes:
+        raise DermaganError(
+            f"config.model.attention_size is {size}; give one of {', '.join(map(str, sizes))}, the "
+            "sides of the networks' maps, or 0 for none"
+        )
 
 
 def _check_projected(config: Config) -> None:
@@ -218,7 +259,7 @@ def make_rules(config: Config) -> Rules:
         penalty_interval=config["penalty_interval"],
         augmentation=make_augmentation(config["augment"]),
         ada_kimg=config["ada_kimg"],
-        turn_reals=config["turn_reals"],
+        turn_reals=turns_reals(config),
         shared_latents=config["shared_latents"],
         latent_degrees=latent_degrees(config),
         num_classes=0 if is_per_class(config) else NUM_CLASSES,
