@@ -95,6 +95,29 @@ def test_a_gan_that_saw_test_lesions_is_refused(
         prepared.require_unseen(small_set, sha, small_set)
 
 
+@pytest.mark.parametrize("knows", ["theirs", "ours"])
+def test_a_look_alike_of_a_test_image_is_refused(
+    other_set: Path, small_set: Path, monkeypatch: pytest.MonkeyPatch, knows: str
+) -> None:
+    """The set that holds both images knows that they look alike, whichever of the two it is."""
+    theirs, ours = (prepared.read_manifest(folder) for folder in (other_set, small_set))
+    trained = next(row for row in theirs if row["split"] == "train")
+    tested = next(row for row in ours if row["split"] == "test")
+    if knows == "theirs":
+        theirs.append({**tested, "split": "unused", "group": trained["group"], "lesion_id": ""})
+    else:
+        ours.append({**trained, "split": "unused", "group": tested["group"], "lesion_id": ""})
+    manifests = {other_set: theirs, small_set: ours}
+    monkeypatch.setattr(prepared, "read_manifest", manifests.__getitem__)
+    sha = prepared.load_report(other_set)["split_hashes"]["train"]
+    with pytest.raises(LeakError, match=f"shares group with .* {tested['image_id']} .test. is one"):
+        prepared.require_unseen(other_set, sha, small_set)
+    # Groups of one name in two sets are strangers.
+    (theirs if knows == "theirs" else ours).pop()
+    tested["group"] = trained["group"]
+    prepared.require_unseen(other_set, sha, small_set)
+
+
 def test_a_line_of_ancestors_is_checked(
     pretrained: Path, small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,7 +170,8 @@ def require_unseen(trained_on: Path, train_split_sha256: str, data_dir: Path) ->
 
     Raises:
       DermaganError: `trained_on` is no prepared set any more, or another.
-      LeakError: its training split shares an image or a lesion with those splits.
+      LeakError: its training split shares an image, a lesion or a group of look-alikes with those
+        splits; of look-alikes only what one of the two sets holds can be known.
     """
     found = load_report(trained_on)["split_hashes"]["train"]
     if found != train_split_sha256:
@@ -178,10 +179,15 @@ def require_unseen(trained_on: Path, train_split_sha256: str, data_dir: Path) ->
             f"{trained_on}: is not the set that the weights were trained on ({found[:12]}… here, "
             f"{train_split_sha256[:12]}… there); put that set back to have it checked"
         )
-    theirs = [row for row in read_manifest(trained_on) if row["split"] == "train"]
-    ours = [row for row in read_manifest(data_dir) if row["split"] in ("validation", "test")]
-    for column in (*_NEVER_SHARED, "lesion_id"):
-        seen = {row[column]: row["image_id"] for row in theirs if row[column]}
+    of_theirs, of_ours = (read_manifest(folder) for folder in (trained_on, data_dir))
+    theirs = [row for row in of_theirs if row["split"] == "train"]
+    ours = [row for row in of_ours if row["split"] in ("validation", "test")]
+    known = {
+        column: {row[column]: row["image_id"] for row in theirs if row[column]}
+        for column in (*_NEVER_SHARED, "lesion_id")
+    }
+    known["group"] = _related_groups(of_theirs, of_ours)
+    for column, seen in known.items():
         shared = [row for row in ours if row[column] in seen]
         if shared:
             row = shared[0]
@@ -190,6 +196,30 @@ def require_unseen(trained_on: Path, train_split_sha256: str, data_dir: Path) ->
                 f"the validation and test splits of {data_dir}; {row['image_id']} ({row['split']}) "
                 f"is one, beside {seen[row[column]]}; start from a GAN of other lesions"
             )
+
+
+def _related_groups(
+    theirs: Sequence[Mapping[str, str]], ours: Sequence[Mapping[str, str]]
+) -> dict[str, str]:
+    """Finds the groups of one set that look like training images of another.
+
+    A group's name says nothing in another set, where it may have other members. So either set's
+    groups count, for the images that it holds.
+
+    Args:
+      theirs: the manifest of the set whose training images were seen.
+      ours: the manifest whose groups are looked for.
+
+    Returns:
+      {a group of ours: the id of an image in it that theirs holds in a training image's group}.
+    """
+    trained = {row["group"] for row in theirs if row["split"] == "train"}
+    related = [row for row in theirs if row["group"] in trained]
+    found = {}
+    for column in _NEVER_SHARED:
+        names = {row[column]: row["image_id"] for row in related}
+        found |= {row["group"]: names[row[column]] for row in ours if row[column] in names}
+    return found
 
 
 def read_manifest(data_dir: Path) -> list[dict[str, str]]:
