@@ -1,6 +1,6 @@
 """Signs that a GAN's training goes wrong, read from the rows of its metrics.
 
-Dominance is a sign under the non-saturating loss alone. There the logit's sigmoid is the probability
+Dominance is a sign under the non-saturating loss alone. There a logit's sigmoid is the probability
 of "real", and a discriminator grows surer without end, until next to no gradient is left. The hinge
 loss pushes real logits no further than 1 and generated ones no further than -1, and the generator's
 gradient does not fade beyond; the relativistic loss knows differences of logits only, so that a
