@@ -11,6 +11,8 @@ import pytest
 from dermagan_jax import ada, diffaugment
 
 SIZE = 16
+# Which numbers of the draw say whether an operation happens.
+GATES = (0, 2, 5, 6, 7, 11, 12, 13, 14, 15)
 
 
 def _images(count: int) -> jax.Array:
@@ -43,18 +45,30 @@ def test_without_probability_images_stay_as_they_are() -> None:
     assert changed.mean(axis=(1, 2, 3)).min() > 0.05
 
 
-def test_each_operation_happens_as_often_as_p_says() -> None:
+def test_each_operation_happens_where_its_gate_is_open() -> None:
     """A draw that lets one operation alone happen changes the image; the others leave it."""
     image = _images(1)
-    # Which numbers of the draw are gates; a gate of 0 opens at any p, one of 0.9 stays shut.
-    gates = [0, 2, 5, 6, 7, 11, 12, 13, 14, 15]
-    shut = jnp.full((1, ada.AUGMENTATION.num_draws), 0.3).at[0, jnp.array(gates)].set(0.9)
-    for gate in gates:
+    # A gate of 0 opens at any p, one of 0.9 stays shut.
+    shut = jnp.full((1, ada.AUGMENTATION.num_draws), 0.3).at[0, jnp.array(GATES)].set(0.9)
+    for gate in GATES:
         draw = shut.at[0, gate].set(0.0)
         changed = np.abs(ada.AUGMENTATION.apply(image, draw, jnp.array(0.5)) - image).mean()
         assert changed > 0.01, gate
     kept = ada.AUGMENTATION.apply(image, shut, jnp.array(0.5))
     chex.assert_trees_all_close(kept, image, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.25, 0.7])
+def test_each_operation_happens_as_often_as_p_says(p: float) -> None:
+    """Of twenty equal parts of [0, 1) as many open a gate as p has; the other gates stay shut."""
+    count = 20
+    image = jnp.tile(_images(1), (count, 1, 1, 1))
+    shut = jnp.full((count, ada.AUGMENTATION.num_draws), 0.3).at[:, jnp.array(GATES)].set(0.99)
+    for gate in GATES:
+        draw = shut.at[:, gate].set((jnp.arange(count) + 0.5) / count)
+        seen = ada.AUGMENTATION.apply(image, draw, jnp.array(p))
+        happened = np.abs(seen - image).mean(axis=(1, 2, 3)) > 0.01
+        assert happened.sum() == round(p * count), gate
 
 
 def test_colour_operations_by_hand() -> None:

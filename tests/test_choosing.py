@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from configs import lesion_cnn
-from dermagan_jax import choosing, classifier_trainer, features, generated_images, synthesis
+from dermagan_jax import (
+    choosing,
+    classifier_trainer,
+    features,
+    generated_images,
+    synthesis,
+    trained_classifier,
+)
 from dermagan_jax.data import prepared
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES
@@ -198,6 +205,9 @@ def test_a_classifier_keeps_what_it_agrees_with(classifier: Path, phantom_set: P
     image = prepared.load_split(phantom_set, "train").image[:20]
     votes = np.stack([agreed.accepts(image, label) for label in range(4)])
     np.testing.assert_array_equal(votes.sum(axis=0), 1)
+    trained = trained_classifier.load_classifier(classifier)
+    logits = np.asarray(trained.model.apply(trained.variables, image / 127.5 - 1.0, train=False))
+    np.testing.assert_array_equal(votes.argmax(axis=0), logits.argmax(axis=1))
     with pytest.raises(LeakError, match="another training split"):
         choosing.Agreed(classifier, train_split_sha256="0" * 64)
 

@@ -144,13 +144,17 @@ def test_spectral_norm_bounds_a_layer() -> None:
     assert ours == pytest.approx(np.linalg.svd(kernel, compute_uv=False)[0], rel=1e-3)
 
 
-def test_one_label_is_a_blend_of_none_and_all() -> None:
-    """A label of weight 0 is no label, which is where a transition starts."""
-    z = jax.random.normal(jax.random.key(1), (4, 5))
-    generator = resgan.Generator(width=4, image_size=16)
-    variables = _init(generator, z, _labels(4))
-    images = [
-        generator.apply(variables, z, 0 * label, train=False)
-        for label in (_labels(4), _labels(4)[::-1])
-    ]
-    chex.assert_trees_all_equal(*images)
+def test_a_label_of_less_weight_is_a_blend_of_none_and_all() -> None:
+    """A label of weight 0 is no label, which is where a transition starts; then the logit moves."""
+    image, label = jax.random.normal(jax.random.key(1), (4, 16, 16, 3)), _labels(4)
+    discriminator = resgan.Discriminator(width=4)
+    variables = _moved(_init(discriminator, image, label))
+
+    def score(label: jax.Array | None) -> np.ndarray:
+        return np.asarray(discriminator.apply(variables, image, label, train=False))
+
+    without, whole = score(None), score(label)
+    assert np.abs(whole - without).min() > 1e-3
+    for weight in (0.0, 0.25, 1.0):
+        blend = (1 - weight) * without + weight * whole
+        np.testing.assert_allclose(score(weight * label), blend, atol=1e-5)
