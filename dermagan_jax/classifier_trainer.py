@@ -112,8 +112,8 @@ def _train(
 
         def claim() -> None:
             for seed, folder in folders.items():
-                workdir.claim(folder, config=configs[seed], data=data)
-                opened_runs.enter_context(workdir.held(folder))
+                mine = workdir.claimed(folder, config=configs[seed], data=data)
+                opened_runs.enter_context(mine)
 
         hosts.on_primary(claim)
         program = Program(config)

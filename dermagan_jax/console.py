@@ -85,6 +85,11 @@ def folder(text: str) -> Path:
     """Turns the flag --workdir into a path, with `~` expanded."""
     if not text:
         raise DermaganError("--workdir is missing; name a folder for this run, new or its own")
+    if "://" in text:
+        raise DermaganError(
+            f"--workdir={text} is an address; name a folder of this machine, and give "
+            f"--mirror={text} to keep a copy of it there"
+        )
     return Path(text).expanduser()
 
 

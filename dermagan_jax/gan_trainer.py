@@ -66,14 +66,14 @@ def _train(
     plain_config = config.to_dict()
     watch = _make_watch(config, opened.folder)
     Run(config, opened.train)  # Whatever cannot be built is refused before anything is written.
-    hosts.on_primary(lambda: workdir.claim(run_folder, config=plain_config, data=data))
     tracer = Tracer(profile, run_folder / "profile")
     document: dict[str, Any] = {"config": plain_config, "data": data, "classes": list(CLASSES)}
     document["pretraining"] = seen
     document["best_metric"] = best_metric = KID if watch else None
     keep = config.keep_checkpoints
     with contextlib.ExitStack() as stack:
-        hosts.on_primary(lambda: stack.enter_context(workdir.held(run_folder)))
+        claim = workdir.claimed(run_folder, config=plain_config, data=data)
+        hosts.on_primary(lambda: stack.enter_context(claim))
         checkpoints = stack.enter_context(
             Checkpoints(run_folder, keep=keep, best_metric=best_metric)
         )
@@ -266,7 +266,9 @@ def _loop(
         recorder.recall(start)
 
         def on_metrics(step: int, metrics: Mapping[str, np.ndarray]) -> None:
-            if step % config.log_every_steps == 0 or run.is_checkpoint(step):
+            # No state that is not finite may become a checkpoint, at whatever step a signal comes.
+            is_due = step % config.log_every_steps == 0 or run.is_checkpoint(step)
+            if is_due or not all(np.isfinite(each).all() for each in metrics.values()):
                 recorder.log(step, metrics)
             progress.update(step, {name: metrics[name].mean() for name in ("d_loss", "g_loss")})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,10 +22,12 @@ from dermagan_jax.checkpoints import FOLDER
 from dermagan_jax.errors import DermaganError
 
 LIST = "mirror.json"
+UNFINISHED = ".fetching"  # In a workdir that is being fetched.
 PUSH_SECS = 60.0
+_PASSES = 5
 _SEPARATOR = "://"
 # This machine's alone, or half-written.
-_PASSING = (workdir.LOCK, ".tmp", workdir.DATA, ".orbax-checkpoint-tmp")
+_PASSING = (workdir.LOCK, ".tmp", workdir.DATA, ".orbax-checkpoint-tmp", UNFINISHED)
 
 _logger = logging.getLogger("dermagan")
 
@@ -43,7 +45,8 @@ def fetch(address: str, folder: Path) -> None:
       folder: new, empty, or of an earlier call.
 
     Raises:
-      DermaganError: the store cannot be reached, or has no such folder.
+      DermaganError: the store cannot be reached, or has no such folder, or names a file that would
+        lie outside.
     """
     try:
         store = _Store(address)
@@ -88,29 +91,36 @@ class _Store:
             self._system.rm_file(self._place(name))
 
     def listed(self) -> dict[str, int]:
-        """Returns the files of a mirror by its list, or of another folder by looking."""
+        """Returns the files of a mirror by its list, or of another folder by looking.
+
+        Raises:
+          DermaganError: one of them would lie outside the folder that they are fetched into.
+        """
         if self.exists(LIST):
             found = json.loads(self.read(LIST))["files"]
-            return {name: size for name, size in found.items() if _is_inside(name)}
-        start = len(self._place(""))
-        files = self._system.find(self._root, detail=True)
-        if not files:
+        else:
+            start = len(self._place(""))
+            files = self._system.find(self._root, detail=True)
+            found = {place[start:]: about["size"] for place, about in files.items()}
+        if not found:
             raise FileNotFoundError("there is nothing")
-        return {place[start:]: about["size"] for place, about in files.items()}
-
-
-def _is_inside(name: str) -> bool:
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
+        for name in found:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise DermaganError(
+                    f"{self._root}: names {name}, which lies outside the folder; look who wrote it"
+                )
+        return found
 
 
 class Mirror:
     """Keeps a copy of a workdir in a store up to date, from entry to exit, in a thread."""
 
     def __init__(self, address: str, run_folder: Path) -> None:
-        """Fetches what the mirror holds, if the workdir is new.
+        """Fetches what the mirror holds, if the workdir is new or an earlier fetch was cut off.
 
         Raises:
-          DermaganError: the store cannot be reached, or the mirror is ahead of the workdir.
+          DermaganError: the store cannot be reached; the mirror is another run's, or ahead of the
+            workdir; or the workdir holds something else than a run.
         """
         self._address, self._workdir = address, run_folder
         self._over = threading.Event()
@@ -118,17 +128,52 @@ class Mirror:
         self._pushed: dict[str, tuple[int, int]] = {}
         try:
             store = _Store(address)
-            there = store.listed() if store.exists(LIST) else {}
+            is_there = store.exists(LIST)
+            is_here = any(_worth_keeping(run_folder))
+            if (run_folder / UNFINISHED).exists() or (is_there and not is_here):
+                self._fetch()
+            elif is_there:
+                self._require_same_run(store)
+        except DermaganError:
+            raise
         except Exception as error:
             raise _unreachable(address, error) from error
-        here = [str(path.relative_to(run_folder)) for path in _worth_keeping(run_folder)]
-        if there and not here:
-            _logger.info("fetching the workdir from %s", address)
-            fetch(address, run_folder)
-        elif _last_step(there) > _last_step(here):
+        if is_here and not workdir.holds_run(run_folder):
             raise DermaganError(
-                f"{address}: holds a later checkpoint (step {_last_step(there)}) than "
-                f"{run_folder}; name a new --workdir to go on from there"
+                f"{run_folder}: exists and is no run of this program; name another --workdir"
+            )
+
+    def _fetch(self) -> None:
+        """Fetches the workdir, under a mark that says that it is not whole yet."""
+        _logger.info("fetching the workdir from %s", self._address)
+        mark = self._workdir / UNFINISHED
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        files.write_json(mark, {"from": self._address})
+        # What an earlier fetch left may be of another time.
+        for path in list(_worth_keeping(self._workdir)):
+            path.unlink()
+        fetch(self._address, self._workdir)
+        mark.unlink()
+
+    def _require_same_run(self, store: _Store) -> None:
+        there = store.listed()
+        here = {
+            str(path.relative_to(self._workdir)): path for path in _worth_keeping(self._workdir)
+        }
+        for name in there.keys() & here.keys():
+            if Path(name).name == workdir.CONFIG:
+                found = workdir.differences(
+                    json.loads(store.read(name)), json.loads(here[name].read_bytes())
+                )
+                if found:
+                    raise DermaganError(
+                        f"{self._address}: holds a run that differs in {'; '.join(found[:3])} "
+                        f"from that in {self._workdir}; name another --mirror"
+                    )
+        if _progress(there, store.read) > _progress(here, lambda name: here[name].read_bytes()):
+            raise DermaganError(
+                f"{self._address}: holds a later checkpoint (step {_last_step(there)}) than "
+                f"{self._workdir}; name a new --workdir to go on from there"
             )
 
     def __enter__(self) -> Self:
@@ -143,7 +188,13 @@ class Mirror:
     ) -> None:
         self._over.set()
         self._thread.join()
-        self.push()
+        try:
+            self.push()
+        except DermaganError as failed:
+            if error is None:
+                raise
+            # How the run ended says more.
+            _logger.warning("warning: %s", failed)
 
     def _keep_pushing(self) -> None:
         while not self._over.wait(PUSH_SECS):
@@ -156,35 +207,48 @@ class Mirror:
     def push(self) -> None:
         """Brings the copy up to date: new files, then the list, then what is no longer listed goes.
 
+        A workdir that no run has claimed yet is left for later.
+
         Raises:
           DermaganError: the store cannot be written; the copy is as it was.
         """
+        if not workdir.holds_run(self._workdir):
+            return
         try:
             store = _Store(self._address)
-            found: dict[str, tuple[int, int]] = {}
-            for path in _worth_keeping(self._workdir):
-                name = str(path.relative_to(self._workdir))
-                try:
-                    status = path.stat()
-                    stamp = (status.st_size, status.st_mtime_ns)
-                    if self._pushed.get(name) != stamp:
-                        content = path.read_bytes()
-                        stamp = (len(content), status.st_mtime_ns)
-                        store.write(name, content)
-                except FileNotFoundError:  # A checkpoint whose time was over.
-                    continue
-                found[name] = stamp
-            listed = {
-                name: size
-                for name, (size, _) in sorted(found.items())
-                if (self._workdir / name).exists()
-            }
+            for _ in range(_PASSES):
+                names = self._send_new(store)
+                if names is not None:
+                    break
+            else:  # The list stays as it was, and so does what it names.
+                return
+            listed = {name: self._pushed[name][0] for name in sorted(names)}
             store.write(LIST, json.dumps({"files": listed}, indent=1).encode())
-            for name in self._pushed.keys() - found.keys():
+            for name in self._pushed.keys() - names:
                 store.remove(name)
-            self._pushed = found
+                del self._pushed[name]
         except Exception as error:
             raise _unreachable(self._address, error) from error
+
+    def _send_new(self, store: _Store) -> set[str] | None:
+        """Sends what is new or has changed, and returns the names of all files.
+
+        None where one went meanwhile: a checkpoint whose time was over, so that the one in its
+        place may not have been there yet when the files were listed.
+        """
+        paths = list(_worth_keeping(self._workdir))
+        for path in paths:
+            name = str(path.relative_to(self._workdir))
+            try:
+                status = path.stat()
+                if self._pushed.get(name) != (status.st_size, status.st_mtime_ns):
+                    content = path.read_bytes()
+                    store.write(name, content)
+                    self._pushed[name] = (len(content), status.st_mtime_ns)
+            except FileNotFoundError:
+                return None
+        is_whole = all(path.exists() for path in paths)
+        return {str(path.relative_to(self._workdir)) for path in paths} if is_whole else None
 
 
 def _worth_keeping(run_folder: Path) -> Iterator[Path]:
@@ -201,6 +265,13 @@ def _last_step(names: Iterable[str]) -> int:
     # Those of several seeds lie a folder deeper.
     steps = [parts[parts.index(FOLDER) + 1] for parts in found if FOLDER in parts[:-1]]
     return max((int(step) for step in steps if step.isdecimal()), default=-1)
+
+
+def _progress(names: Iterable[str], read: Callable[[str], bytes]) -> tuple[int, int]:
+    """Returns how far a run is: how often it went back to an earlier step, and its last one."""
+    has_returned = workdir.ROLLBACKS in names
+    returns = json.loads(read(workdir.ROLLBACKS))["rollbacks"] if has_returned else []
+    return len(returns), _last_step(names)
 
 
 def _unreachable(address: str, error: Exception) -> DermaganError:

@@ -12,8 +12,8 @@ import ml_collections
 from dermagan_jax import files, hosts
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import TrainingError
+from dermagan_jax.workdir import ROLLBACKS
 
-ROLLBACKS = "rollbacks.json"
 RATE_FACTOR = 0.5
 """What each return multiplies the learning rates by."""
 

@@ -15,6 +15,7 @@ from dermagan_jax.errors import DermaganError
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 SEEDS = "seeds.json"
+ROLLBACKS = "rollbacks.json"
 LOCK = ".lock"
 DATA = ".data"  # The copy of a prepared set that lies in a store.
 
@@ -41,8 +42,9 @@ _MUTABLE = frozenset(
 )
 
 
-def claim(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Makes `workdir` this run's, or finds that it is already.
+@contextlib.contextmanager
+def claimed(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[None]:
+    """Makes `workdir` this run's, or finds that it is already, and keeps other processes out of it.
 
     Args:
       workdir: new, empty, or the folder of an earlier call with the same configuration.
@@ -50,42 +52,39 @@ def claim(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]) 
       data: what the run was given to train on, as JSON types.
 
     Raises:
-      DermaganError: when it holds another run or other files, or cannot be written.
+      DermaganError: it holds another run or other files, another process trains in it, or it cannot
+        be written.
     """
-    path = workdir / CONFIG
     ours = json.loads(json.dumps({"config": config, "data": data}))
-    if path.is_file():
-        differences = _differences(_read(path), ours)
-        if differences:
-            raise DermaganError(
-                f"{workdir}: holds a run that differs in {'; '.join(differences[:3])}; "
-                "name another --workdir, or give the values that it had"
-            )
-    elif workdir.exists() and not _is_free(workdir):
-        raise DermaganError(f"{workdir}: exists and is no run of this program; name another folder")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, ours)
-    except OSError as error:
-        raise DermaganError(
-            f"{workdir}: cannot be written ({error.strerror}); name another --workdir"
-        ) from error
-
-
-@contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
-    """Keeps other processes from training in a claimed workdir.
-
-    Raises:
-      DermaganError: another process trains in it.
-    """
-    with files.locked(workdir / LOCK) as ours:
-        if not ours:
+    _require_ours(workdir, ours)
+    with files.locked(workdir / LOCK) as is_free:
+        if not is_free:
             raise DermaganError(
                 f"{workdir}: another process is training here; wait for it, or name another "
                 "--workdir"
             )
+        # Another run may have begun and ended since.
+        _require_ours(workdir, ours)
+        files.write_json(workdir / CONFIG, ours)
         yield
+
+
+def _require_ours(workdir: Path, ours: Mapping[str, Any]) -> None:
+    path = workdir / CONFIG
+    if path.is_file():
+        found = differences(_read(path), ours)
+        if found:
+            raise DermaganError(
+                f"{workdir}: holds a run that differs in {'; '.join(found[:3])}; "
+                "name another --workdir, or give the values that it had"
+            )
+    elif workdir.exists() and not _is_free(workdir):
+        raise DermaganError(f"{workdir}: exists and is no run of this program; name another folder")
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder is the workdir of a run, or holds those of several seeds."""
+    return any(folder.glob(CONFIG)) or any(folder.glob(f"seed_*/{CONFIG}"))
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
@@ -101,7 +100,7 @@ def claim_seeds(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise DermaganError(f"{folder}: is no folder; name another --workdir")
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = _names(folder) if folder.is_dir() else set()
     others = sorted(name for name in names if not re.fullmatch(_OF_SEEDS, name))
     if others:
         raise DermaganError(
@@ -110,7 +109,12 @@ def claim_seeds(folder: Path) -> None:
 
 
 def _is_free(folder: Path) -> bool:
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= _OF_NO_RUN
+    return folder.is_dir() and _names(folder) <= _OF_NO_RUN
+
+
+def _names(folder: Path) -> set[str]:
+    """Lists a folder, without what a kill left half-written."""
+    return {path.name for path in folder.iterdir() if not files.is_partial(path.name)}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -118,14 +122,20 @@ def _read(path: Path) -> dict[str, Any]:
     return files.read_json(path, fields, remedy="delete the file to take the workdir over")
 
 
-def _differences(before: Any, after: Any, name: str = "") -> list[str]:
-    """Lists the fields, by dotted name, whose values differ between two configurations."""
+def differences(before: Any, after: Any, name: str = "") -> list[str]:
+    """Lists the fields, by dotted name, that two runs' documents must share and do not.
+
+    Args:
+      before: as in config.json.
+      after: likewise.
+      name: of the field that holds the two; "" for the documents themselves.
+    """
     if isinstance(before, dict) and isinstance(after, dict):
         return [
             difference
             for key in sorted(before.keys() | after.keys())
             if key not in _MUTABLE
-            for difference in _differences(
+            for difference in differences(
                 before.get(key, "nothing"), after.get(key, "nothing"), f"{name}.{key}".lstrip(".")
             )
         ]

@@ -19,10 +19,10 @@ from types import TracebackType
 from typing import Self, SupportsFloat, TextIO
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from dermagan_jax import files
 from dermagan_jax.errors import DermaganError
+from dermagan_jax.event_files import EventFile
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -84,7 +84,7 @@ def read_metrics(path: str | Path) -> list[dict]:
             row = json.loads(line)
             if not isinstance(row, dict) or not isinstance(row.get("step"), int):
                 raise ValueError("no step")
-        except ValueError as error:  # JSON and UTF-8 errors are ValueErrors too
+        except (ValueError, RecursionError) as error:  # JSON's and UTF-8's are ValueErrors too.
             # A killed process tears the line it was writing, and that is always the last one.
             if number == len(lines):
                 break
@@ -136,8 +136,8 @@ class MetricWriter:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             kept = _cut_after(self._path, resume_step)
             self._file = self._path.open("a", encoding="utf-8")
-            self._tensorboard = SummaryWriter(
-                str(self._path.parent / TENSORBOARD_FOLDER), purge_step=resume_step + 1
+            self._tensorboard = EventFile(
+                self._path.parent / TENSORBOARD_FOLDER, first_step=resume_step + 1
             )
         self._last_step = resume_step
         self._kept_names = {_metric_names(row) for row in kept if row["step"] == resume_step}
@@ -181,11 +181,14 @@ class MetricWriter:
           step: number of updates done.
           metrics: {name: value}, such as `{"train/images_per_sec": 850.0}`; those that are not
             finite are left out.
+
+        Raises:
+          DermaganError: the disk is full or read-only.
         """
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                continue
-            self._tensorboard.add_scalar(name, float(value), global_step=step)
+        with _named_disk_errors(self._path.parent / TENSORBOARD_FOLDER):
+            for name, value in metrics.items():
+                if math.isfinite(value):
+                    self._tensorboard.add_scalar(step, name, float(value))
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes pictures to TensorBoard.
@@ -196,11 +199,13 @@ class MetricWriter:
 
         Raises:
           ValueError: an image has another shape or type.
+          DermaganError: the disk is full or read-only.
         """
         for name, image in images.items():
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
                 raise ValueError(f"{name}: {image.dtype}{image.shape} is not uint8 [H, W, 3]")
-            self._tensorboard.add_image(name, image, global_step=step, dataformats="HWC")
+            with _named_disk_errors(self._path.parent / TENSORBOARD_FOLDER):
+                self._tensorboard.add_image(step, name, image)
 
     def flush(self) -> None:
         """Brings everything to disk; call it before a checkpoint is saved."""
@@ -212,9 +217,12 @@ class MetricWriter:
     def close(self) -> None:
         """Flushes and closes both records; a second call does nothing."""
         if not self._file.closed:
-            self.flush()
-            self._file.close()
-            self._tensorboard.close()
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+            with _named_disk_errors(self._path.parent / TENSORBOARD_FOLDER):
+                self._tensorboard.close()
 
     def __enter__(self) -> Self:
         return self

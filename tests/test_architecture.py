@@ -29,6 +29,7 @@ LAYERS = (
         *(
             "choosing",
             "generated_images",
+            "event_files",
             "explaining",
             "latent_walks",
             "predicting",

@@ -155,7 +155,8 @@ def _documents(folder: Path) -> list[Target]:
     run.mkdir()
 
     def claim(path: Path) -> None:
-        workdir.claim(path.parent, config=config, data={"kind": "phantom"})
+        with workdir.claimed(path.parent, config=config, data={"kind": "phantom"}):
+            pass
 
     def go_back(path: Path) -> None:
         rollbacks.Rollbacks(dcgan.get_config("smoke"), path.parent).config()
@@ -163,7 +164,7 @@ def _documents(folder: Path) -> list[Target]:
     return [
         Target("metrics.jsonl", (metrics,), _through(folder / "metrics.jsonl", read_metrics)),
         Target("config.json", (document,), _through(run / workdir.CONFIG, claim)),
-        Target("rollbacks.json", (back,), _through(run / rollbacks.ROLLBACKS, go_back)),
+        Target("rollbacks.json", (back,), _through(run / workdir.ROLLBACKS, go_back)),
         Target(
             "recipe",
             (json.dumps(recipe).encode(), b'{"sources": ["folder"], "plan": {"caps": {}}}'),

@@ -14,7 +14,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import dcgan, lesion_cnn
-from dermagan_jax import classifier_trainer, console, gan_trainer, preemption, stepping, workdir
+from dermagan_jax import (
+    classifier_trainer,
+    console,
+    files,
+    gan_trainer,
+    preemption,
+    stepping,
+    workdir,
+)
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.writers import METRICS_FILE
@@ -143,16 +151,14 @@ def test_a_second_run_on_a_workdir_is_refused(
     make_config: Callable[[Path], ConfigDict],
 ) -> None:
     folder, config = tmp_path / "run", make_config(phantom_set)
-    held = workdir.held
+    locked = files.locked
 
-    def meanwhile(folder: Path) -> contextlib.AbstractContextManager[None]:
+    def meanwhile(path: Path) -> contextlib.AbstractContextManager[bool]:
         """Lets another run begin before this one."""
-        stack.enter_context(held(folder))
-        return held(folder)
+        stack.enter_context(locked(path))
+        return locked(path)
 
-    monkeypatch.setattr(workdir, "held", meanwhile)
+    monkeypatch.setattr(files, "locked", meanwhile)
     with contextlib.ExitStack() as stack, pytest.raises(DermaganError, match="another process is"):
         train(config, folder)
-    monkeypatch.undo()
-    with held(folder):
-        pass
+    assert [path.name for path in folder.iterdir()] == [workdir.LOCK]

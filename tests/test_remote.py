@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from ml_collections import ConfigDict
 
 from configs import dcgan
 from dermagan_jax import gan_trainer, remote
 from dermagan_jax.errors import DermaganError
+from dermagan_jax.preemption import Preempted
 from dermagan_jax.writers import METRICS_FILE
 
 KEPT = {"config.json", "checkpoints/10/state/a", "checkpoints/20/state/a"}
+CONFIG = {"config": {"seed": 0, "num_steps": 30}, "data": {}}
 PASSING = {".lock", ".config.json.tmp", ".data/x", "checkpoints/30.orbax-checkpoint-tmp/a"}
 
 
@@ -25,6 +29,7 @@ def workdir(tmp_path: Path) -> Path:
     for name in KEPT | PASSING:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(name)
+    (run / "config.json").write_text(json.dumps(CONFIG))
     return run
 
 
@@ -42,14 +47,14 @@ def test_a_push_brings_the_copy_up_to_date(workdir: Path, tmp_path: Path) -> Non
     mirror.push()
     assert _files(store).keys() == KEPT
     shutil.rmtree(workdir / "checkpoints" / "10")
-    (workdir / "config.json").write_text("longer than before")
+    (workdir / "config.json").write_text("longer than before, by a few more words than that")
     (store / "checkpoints" / "20" / "state" / "a").write_text("not sent again")
     mirror.push()
-    found = _files(store)
+    found, config = _files(store), (workdir / "config.json").read_text()
     kept = "checkpoints/20/state/a"
-    assert found == {"config.json": "longer than before", kept: "not sent again"}
+    assert found == {"config.json": config, kept: "not sent again"}
     listed = json.loads((store / remote.LIST).read_text())["files"]
-    assert listed == {"config.json": 18, kept: len(kept)}
+    assert listed == {"config.json": len(config), kept: len(kept)}
 
 
 def test_a_new_workdir_is_fetched_as_far_as_it_is_listed(workdir: Path, tmp_path: Path) -> None:
@@ -61,14 +66,102 @@ def test_a_new_workdir_is_fetched_as_far_as_it_is_listed(workdir: Path, tmp_path
     assert _files(new).keys() == KEPT
 
 
-def test_a_list_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+def test_a_fetch_that_was_cut_off_is_done_again(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, new = tmp_path / "store", tmp_path / "new"
+    remote.Mirror(str(store), workdir).push()
+    before = _files(store)
+    read, left = remote._Store.read, ["list", "one file"]
+
+    def killed_later(self: remote._Store, name: str) -> bytes:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return read(self, name)
+
+    monkeypatch.setattr(remote._Store, "read", killed_later)
+    with pytest.raises(KeyboardInterrupt):
+        remote.Mirror(str(store), new)
+    monkeypatch.undo()
+    (new / "checkpoints" / "5").mkdir(parents=True)
+    (new / "checkpoints" / "5" / "old").write_text("of another time")
+    with remote.Mirror(str(store), new):
+        pass
+    assert _files(new) == _files(store) == before
+
+
+def test_nothing_is_pushed_before_a_run_has_claimed_the_workdir(tmp_path: Path) -> None:
+    with remote.Mirror(str(tmp_path / "store"), tmp_path / "run"):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "metrics.jsonl").write_text("")
+    assert not (tmp_path / "store").exists()
+
+
+def test_other_peoples_folders_go_to_no_store(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("mine")
+    with pytest.raises(DermaganError, match="is no run of this program"):
+        remote.Mirror(str(tmp_path / "store"), tmp_path / "home")
+
+
+def test_another_runs_mirror_is_left_alone(workdir: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    store.mkdir()
-    (tmp_path / "secret").write_text("x")
-    listed = {"../secret": 1, str(tmp_path / "secret"): 1}
-    (store / remote.LIST).write_text(json.dumps({"files": listed}))
-    remote.fetch(str(store), tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    remote.Mirror(str(store), workdir).push()
+    other = CONFIG | {"config": CONFIG["config"] | {"seed": 1}}
+    (workdir / "config.json").write_text(json.dumps(other))
+    with pytest.raises(DermaganError, match=r"differs in config\.seed \(0 there, 1 here\)"):
+        remote.Mirror(str(store), workdir)
+
+
+def test_a_run_that_went_back_is_not_behind_its_mirror(workdir: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    remote.Mirror(str(store), workdir).push()
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    (workdir / "rollbacks.json").write_text(json.dumps({"rollbacks": [{"step": 10}]}))
+    remote.Mirror(str(store), workdir).push()
+    assert "checkpoints/10/state/a" in _files(store)
+
+
+def test_a_checkpoint_that_goes_while_files_are_sent_costs_no_checkpoint(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, write = tmp_path / "store", remote._Store.write
+
+    def meanwhile(self: remote._Store, name: str, content: bytes) -> None:
+        """The next checkpoint takes the place of the last two while the first file is sent."""
+        write(self, name, content)
+        if (workdir / "checkpoints" / "20").exists():
+            (workdir / "checkpoints" / "20").rename(workdir / "checkpoints" / "40")
+            shutil.rmtree(workdir / "checkpoints" / "10")
+
+    monkeypatch.setattr(remote._Store, "write", meanwhile)
+    remote.Mirror(str(store), workdir).push()
+    listed = json.loads((store / remote.LIST).read_text())["files"]
+    assert listed.keys() == {"config.json", "checkpoints/40/state/a"}
+
+
+def test_how_a_run_ended_is_said_though_the_store_is_away(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    mirror = remote.Mirror(str(tmp_path / "store"), workdir)
+    monkeypatch.setattr(mirror, "_address", str(workdir / "config.json"))
+    with pytest.raises(Preempted), mirror:
+        raise Preempted(3, signal.SIGTERM)
+    assert "cannot be reached" in caplog.text
+
+
+@pytest.mark.parametrize("has_list", [True, False])
+def test_a_store_cannot_lead_out_of_the_folder(has_list: bool, tmp_path: Path) -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/lesions/set/../../secret", b"x")
+    if has_list:
+        listed = {"../secret": 1, "/secret": 1}
+        system.pipe_file(f"/lesions/set/{remote.LIST}", json.dumps({"files": listed}).encode())
+    with pytest.raises(DermaganError, match="lies outside the folder"):
+        remote.fetch("memory://lesions/set", tmp_path / "new")
+    system.rm("/", recursive=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mirror_that_is_ahead_is_not_written_over(workdir: Path, tmp_path: Path) -> None:
@@ -150,7 +243,8 @@ def test_a_lost_workdir_comes_back_from_s3(s3: str, phantom_set: Path, tmp_path:
 
 
 def test_a_prepared_set_is_fetched_from_s3(s3: str, phantom_set: Path, tmp_path: Path) -> None:
-    remote.Mirror(f"{s3}/set", phantom_set).push()
+    system, root = fsspec.url_to_fs(f"{s3}/set")
+    system.put(f"{phantom_set}/", root, recursive=True)
     remote.fetch(f"{s3}/set", tmp_path / "set")
     ours, theirs = (
         {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -14,10 +14,15 @@ CONFIG = {"seed": 0, "num_steps": 10, "model": {"width": 8}, "data_dir": "here"}
 DATA = {"train_split_sha256": "abc"}
 
 
+def _claim(folder: Path, **documents: dict) -> None:
+    with workdir.claimed(folder, **documents):
+        pass
+
+
 def test_the_same_configuration_may_come_again_longer_and_from_elsewhere(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    workdir.claim(folder, config=CONFIG, data=DATA)
-    workdir.claim(folder, config=CONFIG | {"num_steps": 20, "data_dir": "there"}, data=DATA)
+    _claim(folder, config=CONFIG, data=DATA)
+    _claim(folder, config=CONFIG | {"num_steps": 20, "data_dir": "there"}, data=DATA)
     assert json.loads((folder / workdir.CONFIG).read_text())["config"]["num_steps"] == 20
 
 
@@ -33,29 +38,46 @@ def test_the_same_configuration_may_come_again_longer_and_from_elsewhere(tmp_pat
 def test_another_configuration_is_refused_by_field(
     tmp_path: Path, config: dict, data: dict, named: str
 ) -> None:
-    workdir.claim(tmp_path / "run", config=CONFIG, data=DATA)
+    _claim(tmp_path / "run", config=CONFIG, data=DATA)
     before = (tmp_path / "run" / workdir.CONFIG).read_bytes()
     with pytest.raises(DermaganError, match=named):
-        workdir.claim(tmp_path / "run", config=config, data=data)
+        _claim(tmp_path / "run", config=config, data=data)
     assert (tmp_path / "run" / workdir.CONFIG).read_bytes() == before
 
 
 def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(DermaganError, match="is no run of this program"):
-        workdir.claim(tmp_path, config=CONFIG, data=DATA)
+        _claim(tmp_path, config=CONFIG, data=DATA)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.tex"]
     with pytest.raises(DermaganError, match="is no run"):
-        workdir.claim(tmp_path / "thesis.tex", config=CONFIG, data=DATA)
+        _claim(tmp_path / "thesis.tex", config=CONFIG, data=DATA)
 
 
 def test_a_damaged_config_is_named(tmp_path: Path) -> None:
     (tmp_path / workdir.CONFIG).write_text('{"config": ')
     with pytest.raises(DermaganError, match=r"config\.json: is damaged"):
-        workdir.claim(tmp_path, config=CONFIG, data=DATA)
+        _claim(tmp_path, config=CONFIG, data=DATA)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DermaganError, match="cannot be written"):
-        workdir.claim(tmp_path / "file" / "run", config=CONFIG, data=DATA)
+        _claim(tmp_path / "file" / "run", config=CONFIG, data=DATA)
+
+
+def test_what_a_kill_leaves_half_written_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / f".{workdir.CONFIG}.tmp").write_text('{"conf')
+    _claim(tmp_path / "run", config=CONFIG, data=DATA)
+    (tmp_path / f".{workdir.SEEDS}.tmp").write_text("{")
+    (tmp_path / "run").rename(workdir.seed_folder(tmp_path, 0))
+    workdir.claim_seeds(tmp_path)
+
+
+def test_a_second_process_changes_nothing(tmp_path: Path) -> None:
+    with workdir.claimed(tmp_path / "run", config=CONFIG, data=DATA):
+        before = (tmp_path / "run" / workdir.CONFIG).read_bytes()
+        with pytest.raises(DermaganError, match="another process is training here"):
+            _claim(tmp_path / "run", config=CONFIG | {"num_steps": 20}, data=DATA)
+        assert (tmp_path / "run" / workdir.CONFIG).read_bytes() == before

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import struct
@@ -8,6 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from dermagan_jax import writers
@@ -51,7 +53,7 @@ def test_non_finite_values_are_null_and_named(tmp_path):
 
 
 def test_a_run_killed_at_any_byte_and_resumed_writes_the_same_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(writers, "SummaryWriter", lambda *_, **__: _NoTensorBoard())
+    monkeypatch.setattr(writers, "EventFile", lambda *_, **__: _NoTensorBoard())
     run(tmp_path, resume_step=0, last_step=6)
     path = tmp_path / "metrics.jsonl"
     whole = path.read_bytes()
@@ -102,7 +104,9 @@ def test_steps_never_go_back_nor_repeat(tmp_path):
     assert len(writers.read_metrics(tmp_path / "metrics.jsonl")) == 1
 
 
-@pytest.mark.parametrize("damage", [b"{oops\n", b'{"loss": 1.0}\n', b"[1]\n", b"\xff\n"])
+@pytest.mark.parametrize(
+    "damage", [b"{oops\n", b'{"a":' * 10_000 + b"\n", b'{"loss": 1.0}\n', b"[1]\n", b"\xff\n"]
+)
 def test_a_damaged_line_is_named_and_the_file_left_alone(tmp_path, damage):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + damage + b'{"step": 2}\n')
@@ -134,6 +138,19 @@ def test_tensorboard_gets_values_speeds_and_images_and_purges_later_steps(tmp_pa
     assert values["train/images_per_sec"].simple_value == 100.0
     assert (values["samples"].image.height, values["samples"].image.width) == (4, 6)
     assert "images_per_sec" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_disk_that_fills_up_is_an_error_and_no_wait(tmp_path, monkeypatch):
+    def full(self, event):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with writers.MetricWriter(tmp_path, resume_step=0) as writer:
+        writer.write(1, {"loss": 1.0})
+        monkeypatch.setattr(EventsWriter, "write_event", full)
+        for step in range(2, 40):
+            with pytest.raises(DermaganError, match=r"tensorboard: cannot be written \(No space"):
+                writer.write(step, {"loss": 1.0})
+    assert len(writers.read_metrics(tmp_path / "metrics.jsonl")) == 39
 
 
 @pytest.mark.parametrize(
