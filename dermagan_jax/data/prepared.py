@@ -215,7 +215,7 @@ def _related_groups(
     """
     trained = {row["group"] for row in theirs if row["split"] == "train"}
     related = [row for row in theirs if row["group"] in trained]
-    found = {}
+    found: dict[str, str] = {}
     for column in _NEVER_SHARED:
         names = {row[column]: row["image_id"] for row in related}
         found |= {row["group"]: names[row[column]] for row in ours if row[column] in names}
