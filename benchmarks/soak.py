@@ -38,6 +38,7 @@ from dermagan_jax.writers import METRICS_FILE
 NUM_STEPS = 400
 ROOM = 48 << 20  # Bytes; a checkpoint takes less than 1 MiB.
 MEMORY = 24 << 30  # Bytes of addresses: JAX reserves several times what it uses.
+HANGS_AFTER_SECS = 900.0
 DOCUMENT = turns.ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- record: python -m benchmarks.soak -->", "<!-- end of record -->"
 
@@ -84,10 +85,14 @@ class Soak:
 
     def ends(self, process: subprocess.Popen[str], allowed: tuple[int, ...]) -> int:
         """Waits for the end, which must be one of those allowed and say what it is."""
-        _, said = process.communicate()
+        try:
+            _, said = process.communicate(timeout=HANGS_AFTER_SECS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise SystemExit(f"hangs:\n{process.communicate()[1][-3000:]}") from None
         code = process.returncode
         # Beside our error, the threads of libraries may say the same in their own way.
-        says_so = {0: "Traceback" not in said, 2: "error: " in said}.get(code, True)
+        says_so = {2: "error: " in said}.get(code, code < 0 or "Traceback" not in said)
         if code not in allowed or not says_so:
             raise SystemExit(f"ended with {code}:\n{said[-3000:]}")
         return process.returncode
@@ -136,6 +141,8 @@ def _second_process(soak: Soak) -> bool:
     was_running = process.poll() is None
     second = soak.start()
     code = soak.ends(second, (0, 2))
+    if code == 0 and process.poll() is None:
+        raise SystemExit("two processes trained in one workdir")
     process.kill()
     soak.ends(process, (0, -signal.SIGKILL))
     return was_running and code == 2
@@ -261,7 +268,8 @@ def _record(found: dict[str, object], seed: int) -> str:
     faults: dict[str, int] = found["faults"]  # type: ignore[assignment]
     lines = [
         f"{found['minutes']} minutes, seed {seed}: {found['runs']} runs of {NUM_STEPS} steps, "
-        f"broken {sum(faults.values())} times, each ended as the undisturbed one did, to the bit.",
+        f"broken {sum(faults.values())} times, each ended as the undisturbed one did, to the bit."
+        + ("" if found["small_disk"] else " The disk had all of its room."),
         "",
         "| fault | times |",
         "|---|---|",

@@ -177,10 +177,14 @@ class Checkpoints:
         """
         errors: dict[int, DermaganError] = {}
         for step in reversed(self.steps()):
+            state, error = None, None
             try:
                 state = self.restore_state(first, step)
-            except DermaganError as error:
-                errors[step] = error
+            except DermaganError as damaged:
+                error = damaged
+            # Each host reads its own part, and none goes on from a step that another cannot read.
+            if hosts.any_of_all(error is not None):
+                errors[step] = error or self._damaged(step, "state", "another host cannot read it")
                 continue
             self._set_aside(errors)
             _logger.info("going on from step %d", step)

@@ -43,8 +43,8 @@ def train_step(
       axis_name: mapped axis over which loss, gradients and metrics are averaged.
 
     Returns:
-      The state after, and scalars: `loss` and `accuracy` on this augmented batch; of mixtures, an
-      answer is right that names the image that the mixture began with.
+      The state after, and scalars: `loss`, `accuracy` and `grad_norm` on this augmented batch; of
+      mixtures, an answer is right that names the image that the mixture began with.
     """
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
@@ -69,11 +69,16 @@ def train_step(
         return mean(losses.cross_entropy(logits, target)), (logits, stats)
 
     (loss, (logits, stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.net.params)
-    updates, opt_state = tx.update(mean(gradients), state.net.opt_state, state.net.params)
+    gradients = mean(gradients)
+    updates, opt_state = tx.update(gradients, state.net.opt_state, state.net.params)
     params = optax.apply_updates(state.net.params, updates)
     net = NetState(params, stats.get("batch_stats", {}), opt_state)
     correct = (logits.argmax(axis=-1) == label).astype(jnp.float32)
-    metrics = {"loss": loss, "accuracy": mean(correct.mean())}
+    metrics = {
+        "loss": loss,
+        "accuracy": mean(correct.mean()),
+        "grad_norm": optax.tree.norm(gradients),
+    }
     return state.replace(step=state.step + 1, net=net), metrics
 
 

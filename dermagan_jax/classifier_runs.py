@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from dermagan_jax import classifier, classifier_config, hosts, parallel, stepping
+from dermagan_jax import classifier, classifier_config, hosts, parallel, preemption, stepping
 from dermagan_jax.augmentation import find_policy
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data.pipeline import Batch, LabelledImages, eval_batches, train_batches
@@ -118,7 +118,8 @@ class Run:
         self.mesh = mesh
         self.document = document
         self.key = jax.random.key(seed)
-        self.checkpoints = Checkpoints(folder, keep=1, best_metric="loss")
+        # Two, so that damage to the last leaves one to go on from.
+        self.checkpoints = Checkpoints(folder, keep=2, best_metric="loss")
         self.state = self.checkpoints.resume(program.create_state(self.key, mesh))
         self.step = int(self.state.step)
         self.error: TrainingError | None = None
@@ -142,7 +143,8 @@ class Run:
     def log(self, step: int, metrics: Mapping[str, np.ndarray], *, is_due: bool) -> None:
         """Collects a step's metrics, and writes the means since the last row when one is due.
 
-        A loss that is not finite ends the run: `error` is set, and nothing is written any more.
+        A loss or gradient that is not finite ends the run: `error` is set, and nothing is written
+        any more.
         """
         if self.error:
             return
@@ -156,21 +158,31 @@ class Run:
         self._pending.clear()
         if self._writer:
             self._writer.write(step, row)
-        if not math.isfinite(row["train/loss"]):
+        self._require_finite(step, row)
+
+    def _require_finite(self, step: int, row: Mapping[str, float]) -> None:
+        bad = sorted(name for name, value in row.items() if not math.isfinite(value))
+        if bad:
             self.error = TrainingError(
-                f"the training loss is no longer finite by step {step}; "
+                f"{bad[-1]} is no longer finite by step {step}; "
                 f"{self.checkpoints.last_good()}; lower config.optimizer.learning_rate"
             )
 
     def save(self, step: int, state: ClassifierState, scores: Mapping[str, Any] | None) -> None:
-        """Writes a row of validation scores, where there are any, then the checkpoint."""
+        """Writes a row of validation scores, where there are any, then the checkpoint.
+
+        A score that is not finite ends the run, as in `log`: its state is no good one.
+        """
         if self.error:
             return
         best = None
         if scores:
+            row = {f"validation/{name}": scores[name] for name in ("loss", "accuracy")}
             if self._writer:
-                row = {f"validation/{name}": scores[name] for name in ("loss", "accuracy")}
                 self._writer.write(step, row)
+            self._require_finite(step, row)
+            if self.error:
+                return
             best = {"loss": scores["loss"]}
         if self._writer:
             self._writer.flush()
@@ -212,6 +224,8 @@ def train_side_by_side(
         # Raised where all of these have stopped; each run has its own.
         with contextlib.suppress(TrainingError):
             _drive(program, level, images, validation, tracer, until)
+        if until < last:
+            preemption.heed(until)
 
 
 def _lanes(runs: Sequence[Run]) -> list[list[Run]]:
@@ -281,6 +295,10 @@ def _drive(
         shown=hosts.is_primary(),
     ) as progress:
 
+        def raise_where_all_stopped() -> None:
+            if runs[0].error and all(run.error for run in runs):
+                raise runs[0].error
+
         def on_metrics(step: int, metrics: Sequence[Mapping[str, np.ndarray]]) -> None:
             rows = [row for lane in metrics for row in parallel.unstack(lane)]
             is_due = step == last or not (
@@ -288,9 +306,9 @@ def _drive(
             )
             for run, row in zip(in_order, rows, strict=True):
                 run.log(step, row, is_due=is_due)
-            if runs[0].error and all(run.error for run in runs):
-                raise runs[0].error
-            progress.update(step, {name: np.mean([row[name] for row in rows]) for name in rows[0]})
+            raise_where_all_stopped()
+            shown = {name: np.mean([row[name] for row in rows]) for name in ("loss", "accuracy")}
+            progress.update(step, shown)
 
         def on_state(step: int, states: Sequence[ClassifierState]) -> None:
             each = [state for lane in states for state in program.unstack(lane)]
@@ -300,6 +318,7 @@ def _drive(
                 scores = program.evaluate([state.net for state in each], validation)
             for run, state, found in zip(in_order, each, scores, strict=True):
                 run.save(step, state, found)
+            raise_where_all_stopped()
 
         stepping.drive(
             _steps(program, lanes),

@@ -78,6 +78,13 @@ def on_primary(work: Callable[[], Answer]) -> Answer:
     return told["answer"]
 
 
+def any_of_all(happened: bool) -> bool:
+    """Tells every process whether something happened in one of them; all must ask."""
+    if jax.process_count() == 1:
+        return happened
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(happened))))
+
+
 def _broadcast(text: bytes) -> bytes:
     """Returns the first process's bytes in every process."""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))

@@ -139,6 +139,11 @@ def share_devices(
             f"config.mesh takes {max(size, 1) * count} devices, and there are {len(devices)}; give "
             "smaller numbers, or '' for the default"
         )
+    if jax.process_count() > 1 and size * count < len(devices):
+        raise DermaganError(
+            f"config.mesh takes {size * count} devices, and the processes have {len(devices)}, all "
+            "of which must take part; give numbers whose product that is, or '' for the default"
+        )
     meshes = [make_mesh(batch_size, devices[at * size : (at + 1) * size]) for at in range(count)]
     return [meshes[run % count] for run in range(num_runs)]
 

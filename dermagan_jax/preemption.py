@@ -12,6 +12,9 @@ from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+# Signals that came in the last steps of runs that ended all the same.
+_unheeded: list[signal.Signals] = []
+
 
 class Preempted(BaseException):
     """A run that ended early, its state saved. Like KeyboardInterrupt, it is nobody's error.
@@ -25,6 +28,19 @@ class Preempted(BaseException):
         super().__init__(f"{asked.name} after step {step}")
         self.step = step
         self.signal = asked
+
+
+def heed(step: int) -> None:
+    """Ends a program of several runs between two of them, if a signal came as one ended.
+
+    Args:
+      step: updates that the finished run did.
+
+    Raises:
+      Preempted: a signal came.
+    """
+    if _unheeded:
+        raise Preempted(step, _unheeded.pop())
 
 
 class Preemption:
@@ -66,6 +82,8 @@ class Preemption:
         traceback: TracebackType | None,
     ) -> None:
         self._restore()
+        if self._noted and error is None:
+            _unheeded[:] = [self._noted]
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._noted = signal.Signals(number)

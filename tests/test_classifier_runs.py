@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -204,6 +205,18 @@ def test_a_seed_that_diverges_stops_alone(
         assert [row["step"] for row in rows] == [1, 2, 2, 3]
         assert not (workdir.seed_folder(folder, 6) / workdir.SUMMARY).exists()
         assert not (folder / workdir.SEEDS).exists()
+
+
+def test_a_score_that_is_not_finite_makes_no_checkpoint(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        classifier_runs.Program,
+        "evaluate",
+        lambda *_: [{"loss": math.nan, "accuracy": 0.25}],
+    )
+    with pytest.raises(TrainingError, match=r"validation/loss is .*; there is no checkpoint yet"):
+        classifier_trainer.train(_config(phantom_set), tmp_path / "run")
 
 
 def test_the_progress_line_is_of_all_seeds(

@@ -109,6 +109,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         gan_trainer.train(_config(phantom_set), tmp_path / "run")
 
 
+def test_a_loss_that_is_not_finite_stops_the_run_at_once(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also at a step that is not logged, so that no such state becomes a checkpoint."""
+    config = _config(phantom_set)
+    config.log_every_steps = config.checkpoint_every_steps = 50
+    _BrokenOnce(monkeypatch, at=2)
+    with pytest.raises(TrainingError, match="d_loss/melanoma is no longer finite at step 2; there"):
+        gan_trainer.train(config, tmp_path / "run")
+
+
 class _BrokenOnce:
     """Steps whose loss is not finite at one step, at the first learning rate only."""
 

@@ -1,6 +1,7 @@
-"""Commands that are killed at any moment and run again end in the same files (slow: half an hour).
+"""Commands that are killed at any moment and run again end in the same files.
 
-SIGKILL comes 25 times to each of the four that take long: prepare, the two trainers, and study.
+SIGKILL comes twice to a GAN's training in every run of the tests; in the slow ones, which take half
+an hour, 25 times to each of the four commands that take long: prepare, the two trainers, and study.
 """
 
 from __future__ import annotations
@@ -23,9 +24,6 @@ DERMAGAN = [sys.executable, "-m", "dermagan_jax"]
 # compared all the same: by the split hashes of data_report.json, by a run's samples and metrics.
 IGNORED_FOLDERS = {"dermoscopy", "tensorboard", "checkpoints"}
 IGNORED_SUFFIXES = {".tmp"}
-
-pytestmark = pytest.mark.slow
-
 
 def _contents(folder: Path) -> dict[str, str]:
     return {
@@ -90,18 +88,29 @@ def _check_kills(
         number += 1
 
 
+@pytest.mark.slow
 def test_prepare(tmp_path: Path) -> None:
     command = [*DERMAGAN, "prepare", "--source", "phantom=150", "--out", "set", "--workers", "2"]
     _check_kills([*command, "--test-per-class", "20"], "set", tmp_path, kills=25)
 
 
+@pytest.mark.slow
 def test_generate(tiny_gan: Path, tmp_path: Path) -> None:
     command = [*DERMAGAN, "generate", "--gan", str(tiny_gan), "--per-class", "300", "--out", "made"]
     _check_kills(command, "made", tmp_path, kills=4)
 
 
-@pytest.mark.parametrize(("how", "kills"), [(signal.SIGKILL, 25), (signal.SIGTERM, 4)])
-@pytest.mark.parametrize("script", ["train_gan", "train_classifier"])
+@pytest.mark.parametrize(
+    ("script", "how", "kills"),
+    [
+        ("train_gan", signal.SIGKILL, 2),
+        *(
+            pytest.param(script, how, kills, marks=pytest.mark.slow)
+            for script in ("train_gan", "train_classifier")
+            for how, kills in ((signal.SIGKILL, 25), (signal.SIGTERM, 4))
+        ),
+    ],
+)
 def test_training(
     script: str, how: signal.Signals, kills: int, phantom_set: Path, tmp_path: Path
 ) -> None:
@@ -114,6 +123,7 @@ def test_training(
     _check_kills(command, "run", tmp_path, kills=kills, how=how)
 
 
+@pytest.mark.slow
 def test_study(phantom_set: Path, tmp_path: Path) -> None:
     command = [*DERMAGAN, "study", f"--config={ROOT}/configs/study.py:smoke", "--out=study"]
     command += [f"--data={phantom_set}", "--config.gan.num_steps=8", "--config.gan_seeds=(0,)"]

@@ -113,6 +113,26 @@ def test_the_exit_code_is_what_schedulers_know(
     assert said.startswith(f"ended by {asked.name} after step 7, which is saved; run the same")
 
 
+def test_a_signal_in_the_last_step_ends_what_would_follow() -> None:
+    with preemption.Preemption():
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(preemption.Preempted) as told:
+        preemption.heed(7)
+    assert (told.value.step, told.value.signal) == (7, signal.SIGTERM)
+    preemption.heed(8)  # Once is enough.
+
+
+def test_a_signal_that_ended_a_run_is_heeded() -> None:
+    def run() -> None:
+        with preemption.Preemption() as listening:
+            signal.raise_signal(signal.SIGTERM)
+            raise preemption.Preempted(1, listening.asked(1))
+
+    with pytest.raises(preemption.Preempted):
+        run()
+    preemption.heed(1)
+
+
 def test_a_second_signal_is_not_held_back() -> None:
     # A shell starts what runs in its background deaf to SIGINT.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -122,6 +142,8 @@ def test_a_second_signal_is_not_held_back() -> None:
             assert listening.asked(1) == signal.SIGINT
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
+        with pytest.raises(preemption.Preempted):
+            preemption.heed(1)
     finally:
         signal.signal(signal.SIGINT, before)
 
