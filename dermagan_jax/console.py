@@ -23,14 +23,18 @@ INTERRUPTED = 130
 RESEARCH_USE = "Research use only: nothing here is a diagnosis or a medical device."
 PHANTOM = "Phantom data: says nothing about skin."
 
+# What a system answers where a disk is full or may not be written.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 Result = TypeVar("Result")
 
 
 def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     """Wraps a command so that mendable errors end in one message and exit code 2.
 
-    Ctrl-C ends in exit code 130 and SIGTERM, where it is listened to, in 143, as shells and
-    schedulers know them; any other exception keeps its traceback, for it is ours to mend.
+    So does a disk that takes no more, wherever that is met. Ctrl-C ends in exit code 130 and
+    SIGTERM, where it is listened to, in 143, as shells and schedulers know them; any other
+    exception keeps its traceback, for it is ours to mend.
     """
 
     @functools.wraps(command)
@@ -46,6 +50,15 @@ def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
             return command(*args, **kwargs)
         except DermaganError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            print(
+                f"error: {error.filename or 'a file'}: cannot be written ({error.strerror}); "
+                "choose a writable folder with free space",
+                file=sys.stderr,
+            )
             sys.exit(USER_ERROR)
         except Preempted as ended:
             print(
@@ -65,10 +78,9 @@ def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
 def _say_it_once() -> None:
     """Keeps the threads of libraries from printing a traceback of a full disk beside our error."""
     in_threads, at_exit = threading.excepthook, sys.unraisablehook
-    told = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
     def is_told(error: BaseException | None) -> bool:
-        return isinstance(error, OSError) and error.errno in told
+        return isinstance(error, OSError) and error.errno in _DISK
 
     def in_thread(what: threading.ExceptHookArgs) -> None:
         if not is_told(what.exc_value):

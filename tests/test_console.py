@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 
@@ -16,6 +17,12 @@ from dermagan_jax.errors import DermaganError, ImageError
     [
         (DermaganError("data: missing; give another"), 2, "error: data: missing; give another\n"),
         (ImageError("x.jpg", "is empty"), 2, "error: x.jpg: is empty\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/a.png"),
+            2,
+            "error: runs/a.png: cannot be written (No space left on device); choose a writable "
+            "folder with free space\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on\n"),
     ],
 )
@@ -29,6 +36,11 @@ def test_what_a_user_can_mend_ends_in_one_message(
         console.reports_errors(command)()
     assert caught.value.code == code
     assert capsys.readouterr().err == text
+
+
+def test_an_address_is_no_folder() -> None:
+    with pytest.raises(DermaganError, match=r"--workdir=gs://b/run is an address; .* --mirror=gs:"):
+        console.folder("gs://b/run")
 
 
 def test_our_own_mistakes_keep_their_traceback() -> None:

@@ -223,6 +223,28 @@ def test_other_choices_are_named_and_overwrite_replaces(copied, source):
     assert run(copied, source, seed=1, overwrite=True)["split_hashes"] != before
 
 
+def test_an_overwriting_call_that_is_killed_leaves_the_folder_ours(copied, source, monkeypatch):
+    removed = []
+
+    def killed(path, **_):
+        removed.append(path)
+        raise KeyboardInterrupt
+
+    before = prepared.load_report(copied)["split_hashes"]
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(copied, source, overwrite=True)
+    monkeypatch.undo()
+    (copied / ".plan.json.tmp").write_text("{")
+    assert run(copied, source)["split_hashes"] == before
+    assert removed
+
+
+def test_what_a_kill_left_half_written_does_not_matter(tmp_path, source):
+    (tmp_path / ".plan.json.tmp").write_text("{")
+    run(tmp_path, source)
+
+
 def test_overwrite_mends_a_damaged_set_of_the_same_choices(copied, source, made):
     (copied / "data_report.json").write_text("{")
     with pytest.raises(DermaganError, match="is damaged"):

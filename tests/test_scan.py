@@ -62,6 +62,16 @@ def test_sharpness_is_the_variance_of_scipys_laplacian():
     assert scan._sharpness(view) == ndimage.laplace(level).var()
 
 
+def test_a_damaged_chunk_is_named(photograph, tmp_path):
+    scanned(photograph, tmp_path / "scan", 32)
+    (chunk,) = (tmp_path / "scan").glob("*.npz")
+    whole = chunk.read_bytes()
+    for damaged in (b"", whole[:200], whole[: len(whole) // 2], b"PK" + whole[2:90] + bytes(50)):
+        chunk.write_bytes(damaged)
+        with pytest.raises(DermaganError, match=r"000000\.npz: is damaged .*; delete it"):
+            scanned(photograph, tmp_path / "scan", 32)
+
+
 def _end(*_: object) -> None:
     os._exit(9)
 

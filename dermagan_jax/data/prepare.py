@@ -198,7 +198,9 @@ def _claim(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
             )
         else:
             return False
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and not (
+        out.is_dir() and all(files.is_partial(each.name) for each in out.iterdir())
+    ):
         raise DermaganError(f"{out}: exists and is no prepared set; name another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -214,7 +216,7 @@ def _plan_of(path: Path) -> dict[str, Any]:
     """Reads the plan of an earlier call; a file of another program's by the same name is none."""
     try:
         plan = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DermaganError(f"{path}: cannot be read ({error}); name another --out") from error
     if not isinstance(plan, dict) or not {"choices", "version", "num_images"} <= plan.keys():
         raise DermaganError(f"{path.parent}: exists and is no prepared set; name another --out")
@@ -244,11 +246,16 @@ def _split_sha256(rows: Sequence[Mapping[str, str]], split: str) -> str:
 
 
 def _remove_set(out: Path) -> None:
-    """Removes what an earlier call wrote, the report first, so that it never looks complete."""
-    for name in (prepared.REPORT, PLAN, prepared.MANIFEST, "quarantine.csv", "quarantine.png"):
+    """Removes what an earlier call wrote.
+
+    The report goes first, so that the set never looks complete, and the plan last, so that a call
+    that is killed half-way leaves a folder that is still ours.
+    """
+    for name in (prepared.REPORT, prepared.MANIFEST, "quarantine.csv", "quarantine.png"):
         (out / name).unlink(missing_ok=True)
     for name in (SCAN, dermoscopy.NAME, "figures"):
         shutil.rmtree(out / name, ignore_errors=True)
+    (out / PLAN).unlink()
 
 
 def _assign(

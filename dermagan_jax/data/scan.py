@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,7 +16,9 @@ import itertools
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +152,23 @@ def resized_pngs(folder: Path, num_records: int) -> Iterator[list[bytes]]:
 
 def chunk_pngs(folder: Path, index: int) -> list[bytes]:
     """Reads the resized images of one chunk of a scan."""
-    with np.load(_path(folder, index), allow_pickle=False) as chunk:
+    with _opened(_path(folder, index)) as chunk:
         joined, ends = chunk["png"].tobytes(), np.cumsum(chunk["png_size"]).tolist()
     return [joined[start:end] for start, end in itertools.pairwise([0, *ends])]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Opens a chunk, which a power cut or a bad disk may have damaged."""
+    try:
+        # NumPy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as chunk:
+            yield chunk
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DermaganError(
+            f"{path}: is damaged ({error}); delete it and run the same command again, which reads "
+            "its images anew"
+        ) from error
 
 
 def content_sha256(image: np.ndarray) -> str:
@@ -271,7 +288,7 @@ def _load_fingerprints(folder: Path, num_chunks: int) -> Fingerprints:
     names = [field.name for field in dataclasses.fields(Fingerprints)]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for index in range(num_chunks):
-        with np.load(_path(folder, index)) as chunk:
+        with _opened(_path(folder, index)) as chunk:
             for name in names:
                 column = chunk[name]
                 # 200 characters for every image's error, most often none, would be most of it.
