@@ -17,7 +17,7 @@ from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data import prepared
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.features import find_extractor
-from dermagan_jax.metrics.feature_set import FeatureSet, distances
+from dermagan_jax.metrics.feature_set import FeatureSet, nearest_turn
 from dermagan_jax.nets.resgan import MINIBATCH_GROUP
 
 # Of the distances from a training image to the nearest one of another lesion.
@@ -113,13 +113,17 @@ class NoCopies:
     neighbour among the other lesions.
     """
 
-    def __init__(self, data_dir: Path, *, features: str, train_split_sha256: str) -> None:
+    def __init__(
+        self, data_dir: Path, *, features: str, train_split_sha256: str, turned: bool = False
+    ) -> None:
         """Computes the training images' features and the threshold.
 
         Args:
           data_dir: the prepared set that the GAN was trained on; of it the training split is read.
           features: an extractor, as `features.find_extractor` reads it.
           train_split_sha256: the GAN's training split.
+          turned: look for copies that are turned or mirrored too, which a GAN may make that
+            `gan_config.turns_reals`; the threshold is then one of the nearest turns too.
 
         Raises:
           DermaganError: no prepared set, or no such extractor.
@@ -133,26 +137,38 @@ class NoCopies:
             f"name the set that it saw in place of {data_dir}",
         )
         self._extractor = find_extractor(features)
+        self._turned = turned
         training = prepared.load_split(data_dir, "train")
-        self._training = self._extractor.features_of(training, label="training images")
+        self._training = FeatureSet.compute(
+            partial(self._extractor.extract, label="training images"),
+            training.image,
+            training.label,
+            training.lesion,
+            turned=turned,
+        )
         self._threshold = float(np.quantile(_to_other_lesions(self._training), COPY_QUANTILE))
         self.settings = {
             "filter": "no_copies",
             "features": self._extractor.name,
+            "turned": turned,
             "threshold": self._threshold,
         }
 
     def accepts(self, image: np.ndarray, label: int) -> np.ndarray:
         """Keeps those farther than the threshold from all of them, see `synthesis.Filter`."""
-        found = self._extractor.extract_few(image)
-        labels, names = np.full(len(image), label), np.arange(len(image))
-        between = distances(FeatureSet(found, labels, names), self._training)
-        return between.min(axis=1) > self._threshold
+        candidates = FeatureSet.compute(
+            self._extractor.extract_few,
+            image,
+            np.full(len(image), label),
+            np.arange(len(image)),
+            turned=self._turned,
+        )
+        return nearest_turn(candidates, self._training).min(axis=1) > self._threshold
 
 
 def _to_other_lesions(training: FeatureSet) -> np.ndarray:
     """Returns each image's distance to the nearest image of another lesion, [N]."""
-    between = distances(training, training)
+    between = nearest_turn(training, training)
     between[training.lesion[:, None] == training.lesion[None]] = np.inf
     nearest = between.min(axis=1)
     return nearest[np.isfinite(nearest)]

@@ -12,11 +12,13 @@ from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from dermagan_jax.errors import DermaganError
 
 TRANSLATION, CUTOUT, ZOOMED = 1 / 8, 1 / 2, 1 / 2
+NUM_TURNS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +166,21 @@ def turn(image: jax.Array, draw: jax.Array) -> jax.Array:
     Returns:
       The images, mirrored or not, after none to three quarter turns.
     """
-    kind = (8 * draw).astype(jnp.int32)[:, None, None, None]
+    kind = (NUM_TURNS * draw).astype(jnp.int32)[:, None, None, None]
     image = jnp.where(kind & 1, image[:, ::-1], image)
     image = jnp.where(kind & 2, image[:, :, ::-1], image)
     return jnp.where(kind & 4, image.swapaxes(1, 2), image)
+
+
+def turns(image: np.ndarray) -> np.ndarray:
+    """Shows each image in all that `turn` may make of it, first as it is.
+
+    Args:
+      image: [N, S, S, C] uint8.
+
+    Returns:
+      [8, N, S, S, C] uint8.
+    """
+    draws = np.arange(NUM_TURNS, dtype=np.float32) / NUM_TURNS
+    shown = [turn(jnp.asarray(image), jnp.full(len(image), draw)) for draw in draws]
+    return np.stack([np.asarray(each) for each in shown])

@@ -15,6 +15,7 @@ from configs import lesion_cnn
 from dermagan_jax import (
     choosing,
     classifier_trainer,
+    diffaugment,
     features,
     generated_images,
     synthesis,
@@ -230,3 +231,16 @@ def test_copies_are_dropped(phantom_set: Path, monkeypatch: pytest.MonkeyPatch) 
     assert no_copies.accepts(heldout, 0).mean() > 0.7
     with pytest.raises(LeakError, match="another training split"):
         choosing.NoCopies(phantom_set, features="pixels", train_split_sha256="0" * 64)
+    # Of a GAN that was shown them turned, turned copies go too.
+    views = diffaugment.turns(training)
+    turned = views[1 + np.arange(8) % 7, np.arange(8)]
+    assert no_copies.accepts(turned, 0).any()
+    of_turns = choosing.NoCopies(
+        phantom_set, features="pixels", train_split_sha256=sha256, turned=True
+    )
+    assert of_turns.settings["turned"]
+    assert not of_turns.accepts(turned, 0).any()
+    assert of_turns.accepts(255 - training, 0).all()
+    # Its threshold is one of nearest turns too, so that other lesions stay as they did.
+    assert of_turns.settings["threshold"] <= no_copies.settings["threshold"]
+    assert of_turns.accepts(heldout, 0).mean() > 0.7

@@ -88,6 +88,21 @@ def test_the_eight_symmetries_are_eight_and_exact() -> None:
     assert {each.tobytes() for each in turned} == expected
 
 
+def test_all_turns_are_those_that_a_draw_may_give() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    turned = diffaugment.turns(image)
+    assert turned.shape == (8, 2, SIZE, SIZE, 3)
+    assert turned.dtype == np.uint8
+    np.testing.assert_array_equal(turned[0], image)
+    for index, one in enumerate(image):
+        expected = {
+            np.ascontiguousarray(np.rot90(side, quarter)).tobytes()
+            for side in (one, one[::-1])
+            for quarter in range(4)
+        }
+        assert {each.tobytes() for each in turned[:, index]} == expected
+
+
 def test_every_other_image_is_a_quarter_of_itself_at_twice_the_size() -> None:
     """A ramp stays one: pixel i of the large one lies at start + (i + 0.5) / 2 - 0.5."""
     place = jnp.arange(SIZE, dtype=jnp.float32)

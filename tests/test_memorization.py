@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from feature_sets import draw, make_set
 
 from dermagan_jax.metrics import memorization
-from dermagan_jax.metrics.feature_set import FeatureSet
+from dermagan_jax.metrics.feature_set import FeatureSet, nearest_turn
 
 
 @pytest.fixture
@@ -91,6 +93,29 @@ def test_c_t_tells_copying_from_underfitting(copier, honest, training, heldout, 
     assert memorization.c_t(underfitted, training, heldout) > 5
 
 
+def test_the_limit_of_c_t_by_hand():
+    assert memorization.c_t_limit(make_set([0.0, 1, 2])) == pytest.approx(-3)
+    pairs = make_set([0.0, 1, 2, 3], lesion=[0, 0, 1, 1])
+    assert memorization.c_t_limit(pairs) == pytest.approx(-3 * np.sqrt(2))
+    # An image of four in a lesion of one, three in one of three.
+    uneven = make_set([0.0, 1, 2, 3], lesion=[0, 1, 1, 1])
+    assert memorization.c_t_limit(uneven) == pytest.approx(-3 * np.sqrt((1 + 9) / 4))
+
+
+def test_the_limit_of_c_t_holds_where_a_lesions_images_are_all_alike(rng):
+    """Honest generators are below -3 every so often there, and below the limit next to never."""
+    training = draw(rng, 60, size=2)
+    values, limits = [], []
+    for _ in range(400):
+        one = draw(rng, 10, size=2)
+        unseen = make_set(one.features.repeat(9, axis=0), lesion=one.lesion.repeat(9))
+        honest = draw(rng, 90, size=2)
+        values.append(memorization.c_t(honest, training, unseen))
+        limits.append(memorization.c_t_limit(unseen))
+    assert np.mean(np.array(values) < -3) > 0.02
+    assert np.mean(np.array(values) < np.array(limits)) < 0.005
+
+
 def test_authenticity_by_hand():
     # 0 and 1 are 1 apart, 10 is 9 from its neighbour. Nearest to 0.2 is 0 at 0.2 < 1: no. To 3 it
     # is 1 at 2 > 1: yes. To 14 it is 10 at 4 < 9: no. To 20 it is 10 at 10 > 9: yes.
@@ -129,6 +154,52 @@ def test_closest_pairs_are_the_closest_first():
     np.testing.assert_array_equal(found.heldout, [1, 2])
     np.testing.assert_allclose(found.training_distance, [0.1, 0.5])
     np.testing.assert_allclose(found.heldout_distance, [1.9, 0.5])
+
+
+def turned(one: FeatureSet) -> FeatureSet:
+    """Adds the turns of images whose features are a row of pixels: the row backwards."""
+    return dataclasses.replace(one, turned=one.features[None, :, ::-1])
+
+
+def test_a_turned_copy_is_as_near_as_one_that_is_not(rng):
+    training, heldout = (turned(draw(rng, 40, first_lesion=first)) for first in (0, 99))
+    copies = make_set(training.features[:, ::-1])
+    sets = (copies, dataclasses.replace(training, turned=None), heldout)
+    assert not np.isclose(nearest_turn(*sets[:2]).min(axis=1), 0).any()
+    np.testing.assert_allclose(nearest_turn(turned(copies), training).min(axis=1), 0, atol=1e-6)
+    found, blind = (
+        memorization.measure(*each, seed=0, class_names=("a",))["overall"]
+        for each in (
+            (turned(copies), training, heldout),
+            tuple(dataclasses.replace(each, turned=None) for each in sets),
+        )
+    )
+    assert found["membership_auc"].value == 1
+    assert found["authenticity"].value == 0
+    assert found["neighbour_ratio"].median == pytest.approx(0, abs=1e-6)
+    assert found["c_t"] < found["c_t_limit"]
+    assert blind["membership_auc"].low < 0.5
+    assert blind["neighbour_ratio"].p_value > 0.05
+    pairs = memorization.closest_pairs(turned(copies), training, heldout, count=40)
+    np.testing.assert_array_equal(pairs.training, pairs.generated)
+
+
+def test_turns_give_no_set_more_chances_to_be_near(rng):
+    """An honest generator's images are no nearer to training images for being turned."""
+    training, heldout = (turned(draw(rng, 60, first_lesion=first)) for first in (0, 99))
+    honest = turned(make_set(draw(rng, 90).features))
+    found = memorization.measure(honest, training, heldout, seed=0, class_names=("a",))["overall"]
+    assert abs(found["c_t"]) < 3
+    assert found["membership_auc"].low < 0.5 < found["membership_auc"].high
+    assert found["neighbour_ratio"].p_value > 0.05
+    shares = [found[name].value for name in ("authenticity", "heldout_authenticity")]
+    assert shares[0] == pytest.approx(shares[1], abs=0.15)
+
+
+def test_turns_stay_with_their_images(rng):
+    one = turned(draw(rng, 4, size=2))
+    chosen = one.take(np.array([2, 0]))
+    np.testing.assert_array_equal(chosen.turned[0], chosen.features[:, ::-1])
 
 
 def joined(a: FeatureSet, b: FeatureSet) -> FeatureSet:

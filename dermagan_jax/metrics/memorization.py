@@ -1,7 +1,9 @@
 """Whether a generator copies its training images, judged by held-out images of other lesions.
 
 None of these can show that nothing was copied: they look at the nearest images under one network's
-features, and at the images that were generated.
+features, and at the images that were generated. Distances are those of `feature_set.nearest_turn`:
+of a GAN that was shown its training images turned and mirrored, all sets are given with their
+turns, and a turned copy is found too.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from scipy import stats
 
 from dermagan_jax import lesions
 from dermagan_jax.metrics import intervals
-from dermagan_jax.metrics.feature_set import FeatureSet, distances
+from dermagan_jax.metrics.feature_set import FeatureSet, nearest_turn
 from dermagan_jax.metrics.intervals import Estimate
 
 NUM_PERMUTATIONS = 200
+# Of a z-score.
+_SIGN_OF_COPYING = -3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,9 @@ def neighbour_ratio(
       of a held-out image is no infinity; the floor is a permutation test over lesions, which needs
       no equal numbers.
     """
-    to_real = np.concatenate([distances(generated, each) for each in (training, heldout)], axis=1)
+    to_real = np.concatenate(
+        [nearest_turn(generated, each) for each in (training, heldout)], axis=1
+    )
     lesion = np.concatenate([training.lesion, heldout.lesion])
     is_training = np.arange(len(lesion)) < len(training)
     median, share = _ratio_summary(to_real, is_training)
@@ -95,17 +101,31 @@ def _range_of(values: np.ndarray) -> Estimate:
 def c_t(generated: FeatureSet, training: FeatureSet, heldout: FeatureSet) -> float:
     """Returns C_T of one cell: a Mann-Whitney z-score of the distances to the training images.
 
-    Below -3 the generated images lie nearer to training images than held-out ones do, which is
-    copying; far above 0 they lie further off, which is underfitting. Images of one lesion are not
-    independent, so that it strays further from 0 than a z-score should.
+    Below `c_t_limit` the generated images lie nearer to training images than held-out ones do,
+    which is copying; far above 0 they lie further off, which is underfitting. Images of one lesion
+    are not independent, so that it strays further from 0 than a z-score should.
 
     Source: Meehan, Chaudhuri and Dasgupta, "A Non-Parametric Test to Detect Data-Copying in
       Generative Models" (AISTATS 2020), section 4; its cells are the classes here.
     """
-    ours, theirs = (distances(each, training).min(axis=1) for each in (generated, heldout))
+    ours, theirs = (nearest_turn(each, training).min(axis=1) for each in (generated, heldout))
     m, n = len(ours), len(theirs)
     u = float(stats.mannwhitneyu(ours, theirs).statistic)
     return (u - m * n / 2) / float(np.sqrt(m * n * (m + n + 1) / 12))
+
+
+def c_t_limit(heldout: FeatureSet) -> float:
+    """Returns the C_T below which copying is likely: -3, further off for lesions of several images.
+
+    Where a lesion's images are all alike, which is the worst case, the held-out images' part of the
+    variance is as many times too large as an image, on average, has images in its lesion, itself
+    among them; where all lesions have equally many that is the images per lesion. The limit is -3
+    times the root.
+
+    Source: the design effect of clusters, Kish, "Survey Sampling" (1965), with a correlation of 1.
+    """
+    _, sizes = np.unique(heldout.lesion, return_counts=True)
+    return _SIGN_OF_COPYING * float(np.sqrt((sizes**2).sum() / sizes.sum()))
 
 
 def authentic(generated: FeatureSet, training: FeatureSet) -> np.ndarray:
@@ -116,8 +136,8 @@ def authentic(generated: FeatureSet, training: FeatureSet) -> np.ndarray:
 
     Source: Alaa et al., "How Faithful is your Synthetic Data?" (ICML 2022), section 3.2.
     """
-    to_training = distances(generated, training)
-    between = distances(training, training)
+    to_training = nearest_turn(generated, training)
+    between = nearest_turn(training, training)
     np.fill_diagonal(between, np.inf)
     nearest = to_training.argmin(axis=1)
     return to_training.min(axis=1) > between.min(axis=1)[nearest]
@@ -134,7 +154,7 @@ def membership_auc(
     Source: Chen et al., "GAN-Leaks" (CCS 2020), section 5.2, the attack of one who sees generated
       images only.
     """
-    inside, outside = (distances(each, generated).min(axis=1) for each in (training, heldout))
+    inside, outside = (nearest_turn(each, generated).min(axis=1) for each in (training, heldout))
     wins = (inside[:, None] < outside[None]) + 0.5 * (inside[:, None] == outside[None])
     weights = [intervals.resample(each.lesion, rng) for each in (training, heldout)]
     drawn = (weights[0] @ wins * weights[1]).sum(axis=1)
@@ -176,7 +196,7 @@ def closest_pairs(
     generated: FeatureSet, training: FeatureSet, heldout: FeatureSet, *, count: int
 ) -> ClosestPairs:
     """Finds the `count` generated images that lie nearest to a training image of any class."""
-    to_training, to_heldout = (distances(generated, each) for each in (training, heldout))
+    to_training, to_heldout = (nearest_turn(generated, each) for each in (training, heldout))
     chosen = np.argsort(to_training.min(axis=1), kind="stable")[:count]
     return ClosestPairs(
         chosen,
@@ -206,7 +226,8 @@ def measure(
 
     Returns:
       `per_class` {class: measures} and `overall`; each has `neighbour_ratio` (NeighbourRatio),
-      `c_t` (float; overall the mean over classes, weighted by their held-out images),
+      `c_t` (float; overall the mean over classes, weighted by their held-out images) and its
+      `c_t_limit`,
       `authenticity` and its floor `heldout_authenticity` (Estimate), `membership_auc` (Estimate).
     """
     rng = np.random.default_rng(seed)
@@ -226,6 +247,7 @@ def _measure_one(
 ) -> dict[str, Any]:
     return {
         "neighbour_ratio": neighbour_ratio(generated, training, heldout, rng),
+        "c_t_limit": c_t_limit(heldout),
         "authenticity": intervals.mean(authentic(generated, training), generated.lesion, rng),
         "heldout_authenticity": intervals.mean(authentic(heldout, training), heldout.lesion, rng),
         "membership_auc": membership_auc(generated, training, heldout, rng),
