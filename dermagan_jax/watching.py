@@ -29,8 +29,7 @@ class Watch:
     """The held-out images' features, and how each checkpoint so far compares with them.
 
     Attributes:
-      floor: the measures of as many real training images, by the names of `PANELS`: no generator
-        can be expected to do better.
+      floor: the measures of as many real training images, by the names of `PANELS`.
       best_step: the step with the lowest KID so far; None before the first.
       best_kid: its KID.
     """

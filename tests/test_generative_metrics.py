@@ -108,6 +108,44 @@ def test_neighbourhoods_by_hand():
     assert generative.neighbourhoods(make_set([1, 2]), make_set([1, 2, 3]), k=2) is None
 
 
+def test_precision_and_density_without_a_lesion_by_hand():
+    # k = 1. Lesions a: 0, 1; b: 10, 12. Radii 1, 1, 2, 2; candidates 0.5, 11, 30.
+    reference = make_set([0, 1, 10, 12], lesion=["a", "a", "b", "b"])
+    candidate = make_set([0.5, 11, 30])
+    # Without either, the balls of the other, in each of which one candidate is twice.
+    found = generative._without_each_lesion(candidate, reference, 1)
+    np.testing.assert_allclose(found, [[1 / 3, 1 / 3], [2 / 3, 2 / 3]])
+    # Without one of three lesions of an image each, the ball of the nearest reaches further.
+    found = generative._without_each_lesion(make_set([4.0]), make_set([0, 1, 5]), 1)
+    np.testing.assert_allclose(found[0], [1, 1, 0])
+    assert generative._without_each_lesion(candidate, reference, 2).shape == (2, 0)
+
+
+def test_the_intervals_of_precision_and_density_hold_the_truth_with_few_lesions(rng):
+    """Twelve lesions of four images that are nearly one: intervals by image would hold it half."""
+    found = []
+    for _ in range(100):
+        centre = rng.normal(size=(12, 1, 2))
+        images = centre + 0.05 * rng.normal(size=(12, 4, 2))
+        reference = make_set(images.reshape(-1, 2), lesion=np.repeat(np.arange(12), 4))
+        candidate = make_set(0.8 * rng.normal(size=(60, 2)))
+        of_images = generative.neighbourhoods(candidate, reference)
+        found.append((of_images, generative._likeness(candidate, reference, of_images)))
+    for name in ("precision", "density"):
+        estimates = [each[name] for _, each in found]
+        values = np.array([each.value for each in estimates])
+        truth = values.mean()
+        held = np.mean([each.low <= truth <= each.high for each in estimates])
+        assert 0.93 <= held <= 1, name
+        # Wide for a reason: no more than twice what the values vary.
+        width = np.mean([each.high - each.low for each in estimates])
+        assert width < 2 * 3.92 * values.std(), name
+        fixed = [getattr(of_images, name) for of_images, _ in found]
+        half = [1.96 * each.std() / np.sqrt(len(each)) for each in fixed]
+        assert np.mean(np.abs(values - truth) <= half) < 0.7, name
+    assert all(0 <= each["precision"].low <= each["precision"].high <= 1 for _, each in found)
+
+
 def test_the_linear_probe_learns_from_candidates_and_is_judged_on_the_reference(rng):
     sets = {
         name: make_set(rng.normal(size=(80, 4)) + 5 * sign * np.eye(4)[labels], label=labels)
@@ -151,6 +189,34 @@ def test_all_measures_stand_beside_their_floor(rng):
     assert again["overall"]["kid"] != other["overall"]["kid"]
 
 
+def test_the_mean_kid_has_the_interval_of_the_classes_draws(rng):
+    reference, candidate = two_classes(rng, 60), two_classes(rng, 60, shift=0.5)
+    found = generative.measure(candidate, reference, seed=3, class_names=("a", "b"))
+    interval, kids = (
+        found["mean_class_kid_interval"],
+        [each["kid"] for each in found["per_class"].values()],
+    )
+    assert interval.value == found["mean_class_kid"] == np.mean([each.value for each in kids])
+    assert interval.low < interval.value < interval.high
+    # Of two independent classes the variances add up; halved is the mean.
+    widths = np.array([each.high - each.low for each in kids])
+    expected = np.sqrt((widths**2).sum()) / 2
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.15)
+    one = dataclasses.replace(reference, lesion=np.where(reference.label, 7, reference.lesion))
+    few = generative.measure(candidate, one, seed=3, class_names=("a", "b"))
+    assert few["mean_class_kid"] is few["mean_class_kid_interval"] is None
+
+
+def test_recall_may_pass_its_floor_where_lesions_have_siblings(rng):
+    """The balls of training images reach to siblings only, those of images without any further."""
+    heldout, training = (draw(rng, 40, images=6) for _ in range(2))
+    generated = make_set(draw(rng, 240).features)
+    recall, floor = (
+        generative.neighbourhoods(each, heldout).recall.mean() for each in (generated, training)
+    )
+    assert recall > floor + 0.02
+
+
 def test_intervals_draw_whole_lesions(rng):
     weights = intervals.resample(np.array(["a", "b", "a", "c"]), rng)
     assert weights.shape == (intervals.NUM_RESAMPLES, 4)
@@ -168,6 +234,33 @@ def test_an_interval_is_wider_by_lesion_than_by_image(rng):
     # The standard error of a mean of 100, 3.92 of which are the interval.
     assert width == pytest.approx(3.92 * values.std() / 10, rel=0.1)
     assert by_lesion.high - by_lesion.low == pytest.approx(2 * width, rel=0.15)
+
+
+def test_a_jackknife_of_a_mean_is_its_standard_error(rng):
+    values = rng.normal(size=40)
+    left_out = intervals.means_left_out(values, np.arange(40))
+    np.testing.assert_allclose(left_out[3], np.delete(values, 3).mean())
+    found = intervals.jackknife_interval(values.mean(), [left_out], bounds=(-9, 9))
+    # Student's t of 39 degrees of freedom, by a table.
+    half = 2.0227 * values.std(ddof=1) / np.sqrt(40)
+    assert found.high - found.value == pytest.approx(half, rel=1e-4)
+    assert found.value - found.low == pytest.approx(half, rel=1e-4)
+    both = intervals.jackknife_interval(values.mean(), [left_out, left_out], bounds=(-9, 9))
+    # Twice the variance, 78 degrees.
+    assert both.high - both.value == pytest.approx(half * np.sqrt(2) * 1.9908 / 2.0227, rel=1e-4)
+    clipped = intervals.jackknife_interval(values.mean(), [left_out], bounds=(-9, values.mean()))
+    assert (clipped.low, clipped.high) == (found.low, values.mean())
+    np.testing.assert_allclose(
+        intervals.means_left_out(np.array([1.0, 2, 6]), np.array(["a", "b", "a"])), [2, 3.5]
+    )
+
+
+def test_a_jackknife_needs_two_groups_of_each_source():
+    found = intervals.jackknife_interval(0.5, [np.ones(3), np.ones(1)], bounds=(0, 1))
+    assert found == Estimate(0.5, None, None)
+    found = intervals.jackknife_interval(1.0, [np.ones(3), np.ones(2)], bounds=(0, 1))
+    assert found == Estimate(1.0, 1.0, 1.0)
+    assert len(intervals.means_left_out(np.ones(3), np.zeros(3))) == 0
 
 
 def test_an_interval_needs_two_lesions_and_enough_defined_resamples(rng):
@@ -189,3 +282,7 @@ def test_features_that_are_no_features_are_refused():
         dataclasses.replace(good, label=np.zeros(3, int))
     with pytest.raises(ValueError, match="float32"):
         dataclasses.replace(good, features=good.features.astype(np.float32))
+    with pytest.raises(ValueError, match="turned"):
+        dataclasses.replace(good, turned=np.zeros((7, 3, 1)))
+    with pytest.raises(DermaganError, match="not finite"):
+        dataclasses.replace(good, turned=np.full((7, 2, 1), np.nan))

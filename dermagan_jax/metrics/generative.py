@@ -1,7 +1,10 @@
 """How near generated images are to real ones, on features; always to be read beside the floor.
 
 The floor is the same measure of real training images in place of the generated ones, as many of
-each class, against the same held-out images: no generator can be expected to do better.
+each class, against the same held-out images: what a generator that makes images like the training
+images, several of a lesion and all, can be expected to reach. Of recall it is no bound: the balls
+of training images reach to siblings of one lesion, those of generated images, which have none,
+further. A generator whose lesions are all different may have a higher recall than the floor.
 """
 
 from __future__ import annotations
@@ -44,6 +47,13 @@ def kid(candidate: FeatureSet, reference: FeatureSet, rng: np.random.Generator) 
 
     Source: Bińkowski et al., "Demystifying MMD GANs" (ICLR 2018), section 3 and appendix D.
     """
+    return _kid_interval(_drawn_kids(candidate, reference, rng))
+
+
+def _drawn_kids(
+    candidate: FeatureSet, reference: FeatureSet, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Returns the KID and then that of each resample, [1 + NUM_RESAMPLES]; see `kid`."""
     sets = (candidate, reference)
     if any(len(np.unique(each.lesion)) < 2 for each in sets):
         return None
@@ -52,8 +62,11 @@ def kid(candidate: FeatureSet, reference: FeatureSet, rng: np.random.Generator) 
         np.concatenate([np.ones((1, len(each))), intervals.resample(each.lesion, rng)])
         for each in sets
     ]
-    value, *drawn = _weighted_mmd(candidate, reference, *weights)
-    return intervals.percentile_interval(value, np.asarray(drawn))
+    return _weighted_mmd(candidate, reference, *weights)
+
+
+def _kid_interval(drawn: np.ndarray | None) -> Estimate | None:
+    return None if drawn is None else intervals.percentile_interval(drawn[0], drawn[1:])
 
 
 def _kernel(a: FeatureSet, b: FeatureSet) -> np.ndarray:
@@ -145,8 +158,8 @@ def neighbourhoods(
     if min(len(candidate), len(reference)) <= k:
         return None
     between = distances(candidate, reference)
-    inside_reference = between < _radii(reference, k)[None]
-    inside_candidate = between < _radii(candidate, k)[:, None]
+    inside_reference = between < _radii(distances(reference, reference), k)[None]
+    inside_candidate = between < _radii(distances(candidate, candidate), k)[:, None]
     return Neighbourhoods(
         precision=np.any(inside_reference, axis=1),
         density=inside_reference.sum(axis=1) / k,
@@ -155,9 +168,46 @@ def neighbourhoods(
     )
 
 
-def _radii(each: FeatureSet, k: int) -> np.ndarray:
+def _radii(within: np.ndarray, k: int) -> np.ndarray:
     # Index 0 of the sorted row is the image itself.
-    return np.partition(distances(each, each), k, axis=1)[:, k]
+    return np.partition(within, k, axis=1)[:, k]
+
+
+def _likeness(
+    candidate: FeatureSet, reference: FeatureSet, found: Neighbourhoods
+) -> dict[str, Estimate]:
+    """Returns precision and density with intervals that vary both sets.
+
+    Both are means over the candidates, of balls that the held-out images make: without one of their
+    lesions there are fewer, and others reach further. So each lesion of the candidates and each
+    held-out one is left out in turn, and the two variances are added.
+    """
+    without_lesion = _without_each_lesion(candidate, reference, NEIGHBOURS)
+    return {
+        name: intervals.jackknife_interval(
+            values.mean(),
+            [intervals.means_left_out(values, candidate.lesion), of_lesions],
+            bounds=bounds,
+        )
+        for name, values, of_lesions, bounds in (
+            ("precision", found.precision, without_lesion[0], (0.0, 1.0)),
+            ("density", found.density, without_lesion[1], (0.0, np.inf)),
+        )
+    }
+
+
+def _without_each_lesion(candidate: FeatureSet, reference: FeatureSet, k: int) -> np.ndarray:
+    """Returns precision and density without each held-out lesion, [2, L]; L is 0 for too few."""
+    names, sizes = np.unique(reference.lesion, return_counts=True)
+    if len(reference) - sizes.max() <= k:
+        return np.empty((2, 0))
+    between, within = distances(candidate, reference), distances(reference, reference)
+    found = np.empty((2, len(names)))
+    for column, name in enumerate(names):
+        kept = reference.lesion != name
+        inside = between[:, kept] < _radii(within[np.ix_(kept, kept)], k)[None]
+        found[:, column] = inside.any(axis=1).mean(), inside.sum() / (k * len(candidate))
+    return found
 
 
 def predict_by(candidate: FeatureSet, reference: FeatureSet) -> np.ndarray:
@@ -195,32 +245,46 @@ def measure(
       `per_class` {class: measures} and `overall`, all images pooled; each has `images`,
       `reference_images`, `kid`, `fid`, `precision`, `recall`, `density`, `coverage` and
       `classification_accuracy`, as Estimate, float or None. `mean_class_kid`: the mean over the
-      classes, which unlike the pooled value also counts images of the wrong class against a GAN.
+      classes, which unlike the pooled value also counts images of the wrong class against a GAN;
+      `mean_class_kid_interval`, the same with its interval as an Estimate.
+
+      What the intervals vary: KID's draws lesions of both sets; precision's and density's leave out
+      lesions of both sets; recall's, coverage's and the accuracy's draw the held-out images that
+      are counted, and hold the candidates, the balls and the classifier as they are.
     """
     rng = np.random.default_rng(seed)
     right = predict_by(candidate, reference) == reference.label
-    per_class = {}
+    per_class, kids = {}, []
     for label, name in enumerate(class_names):
         chosen = reference.label == label
-        per_class[name] = _measure_one(
-            candidate.of_class(label), reference.take(chosen), right[chosen], rng
-        )
-    kids = [each["kid"] for each in per_class.values()]
+        ours, theirs = candidate.of_class(label), reference.take(chosen)
+        kids.append(_drawn_kids(ours, theirs, rng))
+        per_class[name] = _measure_one(ours, theirs, kids[-1], right[chosen], rng)
+    # Lesions are drawn class by class, so that any draws of the classes go together.
+    found = [each for each in kids if each is not None]
+    mean_kid = _kid_interval(np.mean(found, axis=0) if len(found) == len(kids) else None)
+    pooled = _drawn_kids(candidate, reference, rng)
     return {
         "per_class": per_class,
-        "overall": _measure_one(candidate, reference, right, rng),
-        "mean_class_kid": None if None in kids else float(np.mean([each.value for each in kids])),
+        "overall": _measure_one(candidate, reference, pooled, right, rng),
+        "mean_class_kid": None if mean_kid is None else mean_kid.value,
+        "mean_class_kid_interval": mean_kid,
     }
 
 
 def _measure_one(
-    candidate: FeatureSet, reference: FeatureSet, right: np.ndarray, rng: np.random.Generator
+    candidate: FeatureSet,
+    reference: FeatureSet,
+    kids: np.ndarray | None,
+    right: np.ndarray,
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
     found = neighbourhoods(candidate, reference)
-    of_candidates = {
-        name: found and intervals.mean(getattr(found, name), candidate.lesion, rng)
-        for name in ("precision", "density")
-    }
+    of_both = (
+        dict.fromkeys(("precision", "density"))
+        if found is None
+        else _likeness(candidate, reference, found)
+    )
     of_reference = {
         name: found and intervals.mean(getattr(found, name), reference.lesion, rng)
         for name in ("recall", "coverage")
@@ -228,9 +292,9 @@ def _measure_one(
     return {
         "images": len(candidate),
         "reference_images": len(reference),
-        "kid": kid(candidate, reference, rng),
+        "kid": _kid_interval(kids),
         "fid": fid(candidate, reference),
-        **of_candidates,
+        **of_both,
         **of_reference,
         "classification_accuracy": intervals.mean(right, reference.lesion, rng),
     }

@@ -1,10 +1,12 @@
-"""Bootstrap intervals that draw whole lesions, whose images are no independent draws."""
+"""Intervals that draw or leave out whole lesions, whose images are no independent draws."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 NUM_RESAMPLES = 1000
 LEVEL = 0.95
@@ -56,6 +58,48 @@ def percentile_interval(value: float, resampled: np.ndarray) -> Estimate:
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(defined, [tail, 100 - tail])
     return Estimate(float(value), float(low), float(high))
+
+
+def jackknife_interval(
+    value: float, left_out: Sequence[np.ndarray], *, bounds: tuple[float, float]
+) -> Estimate:
+    """Returns a value with the 95% interval of several sources of variance that are independent.
+
+    The variances of the sources add up, and the interval is that of Student's t, whose degrees of
+    freedom shrink with the number of groups. It is a little too wide: a jackknife's variance is too
+    high on average, and each source's also counts what the sources vary together only.
+
+    Args:
+      value: the estimate.
+      left_out: of each source the estimates when one of its groups is left out, [G] float.
+      bounds: the least and the greatest value that can be, to which the interval is clipped.
+
+    Source: Efron and Stein, "The jackknife estimate of variance" (Annals of Statistics, 1981);
+      degrees of freedom, Satterthwaite, 1946.
+    """
+    if min(map(len, left_out)) < 2:
+        return Estimate(float(value), None, None)
+    variances = np.array([(len(each) - 1) * np.var(each) for each in left_out])
+    if not variances.any():
+        return Estimate(float(value), float(value), float(value))
+    last = np.array([len(each) - 1 for each in left_out])
+    degrees = variances.sum() ** 2 / (variances**2 / last).sum()
+    half = stats.t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(variances.sum())
+    low, high = np.clip([value - half, value + half], *bounds)
+    return Estimate(float(value), float(low), float(high))
+
+
+def means_left_out(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns the mean without each group in turn, [G] float; of one group, nothing.
+
+    Args:
+      values: [N] float or bool.
+      groups: [N], the lesion of each.
+    """
+    _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        return np.empty(0)
+    return (values.sum() - np.bincount(member, values)) / (len(values) - sizes)
 
 
 def mean(values: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> Estimate:
