@@ -45,6 +45,11 @@ def discriminator(config: Config) -> str:
     return config["model"].get("discriminator", "residual")
 
 
+def watch_features(config: Config) -> str:
+    """Returns the features by which the run chose its best checkpoint; "" where it chose none."""
+    return config.get("watch", {}).get("features", "")
+
+
 def turns_reals(config: Config) -> bool:
     """Whether real images were shown in all eight symmetries, so that a copy may be turned too."""
     return bool(config.get("turn_reals", False))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dermagan_jax import files, synthesis
+from dermagan_jax import diffaugment, files, gan_config, synthesis
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data import prepared
 from dermagan_jax.errors import DermaganError, LeakError
-from dermagan_jax.features import Extractor, find_extractor
+from dermagan_jax.features import TAKES_PATH, Extractor, find_extractor
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 from dermagan_jax.metrics import generative, intervals, memorization
 from dermagan_jax.metrics.feature_set import FeatureSet
@@ -22,8 +23,10 @@ from dermagan_jax.study import evaluation_report
 
 RESULT = "evaluation.json"
 NUM_PAIRS = 8
-# A z-score, and shares of chance over the four classes and all of them together.
-_LOW_C_T, _LOW_P_VALUE = -3.0, 0.01
+# Of chance, over the four classes and all of them together.
+_LOW_P_VALUE = 0.01
+# The features of the network that projected discriminators look through.
+_OF_PROJECTED = "efficientnet_lite0"
 
 _logger = logging.getLogger("dermagan")
 
@@ -70,11 +73,14 @@ def evaluate(
     for gan in gans:
         real.require_train_split(gan.train_split_sha256, str(gan_workdir))
     _claim(out)
-    comparison = _Comparison(real, extractor, counts, seed)
+    comparison = _Comparison(
+        real, extractor, counts, seed, turned=gan_config.turns_reals(gans[0].config)
+    )
     results, galleries = zip(*map(comparison.measure, gans), strict=True)
     best = min(range(len(results)), key=lambda index: _rank(results[index]))
     document = {
         **_settings(real, extractor),
+        **_bearings(gans[0].config, extractor, split),
         "split": split,
         "seed": seed,
         "floor": comparison.floor,
@@ -94,6 +100,24 @@ def _settings(real: _RealImages, extractor: Extractor) -> dict[str, Any]:
         "intervals": {"level": intervals.LEVEL, "resamples": intervals.NUM_RESAMPLES},
         "neighbours": generative.NEIGHBOURS,
     }
+
+
+def _bearings(config: gan_config.Config, extractor: Extractor, split: str) -> dict[str, Any]:
+    """Says how a GAN's training bears on the measures: its symmetries, and what favours it."""
+    warnings = []
+    if gan_config.discriminator(config) == "projected" and extractor.name == _OF_PROJECTED:
+        remedy = " or ".join(f"{name}={TAKES_PATH[name]}" for name in ("inception_v3", "in_domain"))
+        warnings.append(
+            "The features come from the network that the GAN was trained through, and favour it; "
+            f"measure it with --features {remedy} too"
+        )
+    if split == "validation" and gan_config.watch_features(config):
+        warnings.append(
+            "The run was watched on this validation split and kept the checkpoint with the lowest "
+            "KID on it, so that this KID is better than on lesions that chose nothing"
+        )
+    turned = gan_config.turns_reals(config)
+    return {"symmetries": diffaugment.NUM_TURNS if turned else 1, "warnings": warnings}
 
 
 def _choose_steps(workdir: Path, step: int | None, split: str) -> list[int]:
@@ -173,16 +197,38 @@ def _claim(out: Path) -> None:
 
 
 class _Comparison:
-    """The real images' features and floor, computed once for all checkpoints."""
+    """The real images' features and floor, computed once for all checkpoints.
+
+    A GAN that was shown its training images in all eight symmetries may copy them in each: then
+    copies are looked for in all, and every image of all sets has its turns.
+    """
 
     def __init__(
-        self, real: _RealImages, extractor: Extractor, counts: Mapping[str, int], seed: int
+        self,
+        real: _RealImages,
+        extractor: Extractor,
+        counts: Mapping[str, int],
+        seed: int,
+        *,
+        turned: bool,
     ) -> None:
         self._real, self._extractor, self._counts, self._seed = real, extractor, counts, seed
-        self._training = extractor.features_of(real.training, label="training images")
-        self._heldout = extractor.features_of(real.heldout, label="held-out images")
+        self._turned = turned
+        self._training, self._heldout = (
+            self._features(split.image, split.label, split.lesion, what)
+            for split, what in (
+                (real.training, "training images"),
+                (real.heldout, "held-out images"),
+            )
+        )
         chosen = self._training.take(self._draw_training())
         self.floor = _plain(generative.measure(chosen, self._heldout, seed=seed))
+
+    def _features(
+        self, image: np.ndarray, label: np.ndarray, lesion: np.ndarray, what: str
+    ) -> FeatureSet:
+        extract = partial(self._extractor.extract, label=what)
+        return FeatureSet.compute(extract, image, label, lesion, turned=self._turned)
 
     def _draw_training(self) -> np.ndarray:
         """Chooses as many training images of each class as are generated."""
@@ -204,24 +250,33 @@ class _Comparison:
                 f"{self._real.folder}: holds images of {pictures[1].shape[1]} pixels and the GAN "
                 f"makes {pictures[0].shape[1]}; name the set that it was trained on"
             )
-        ours = FeatureSet(
-            self._extractor.extract(generated.image, label=f"images of step {gan.step}"),
+        ours = self._features(
+            generated.image,
             generated.label,
             np.arange(len(generated.label)),
+            f"images of step {gan.step}",
         )
         sets = (ours, self._training, self._heldout)
         pairs = memorization.closest_pairs(*sets, count=NUM_PAIRS)
-        copies = [memorization.exact_copies(pictures[0], each).sum() for each in pictures[1:]]
+        copies = [self._count_copies(pictures[0], each) for each in pictures[1:]]
         result = {
             "step": gan.step,
             "generative": _plain(generative.measure(ours, self._heldout, seed=self._seed)),
             "memorization": _plain(memorization.measure(*sets, seed=self._seed)),
-            "exact_copies": {"training": int(copies[0]), "heldout": int(copies[1])},
+            "exact_copies": {
+                "images": len(generated.label),
+                "training": copies[0],
+                "heldout": copies[1],
+            },
             "closest_pairs": self._describe(pairs, ours),
         }
         result["signs_of_copying"] = signs_of_copying(result)
         rows = [pictures[0][pairs.generated], pictures[1][pairs.training]]
         return result, np.concatenate([*rows, pictures[2][pairs.heldout]])
+
+    def _count_copies(self, generated: np.ndarray, real: np.ndarray) -> int:
+        views = diffaugment.turns(generated) if self._turned else generated[None]
+        return int(np.any([memorization.exact_copies(view, real) for view in views], axis=0).sum())
 
     def _describe(self, pairs: memorization.ClosestPairs, ours: FeatureSet) -> list[dict[str, Any]]:
         return [
@@ -266,10 +321,10 @@ def signs_of_copying(result: Mapping[str, Any]) -> list[str]:
                 f"generated images lie nearer to training than to held-out lesions than chance has "
                 f"it ({where}: p = {p_value:.3f})"
             )
-        if found["c_t"] < _LOW_C_T:
+        if found["c_t"] < found["c_t_limit"]:
             signs.append(
                 f"generated images lie nearer to training images than held-out ones do "
-                f"({where}: C_T {found['c_t']:.1f})"
+                f"({where}: C_T {found['c_t']:.1f}, below {found['c_t_limit']:.1f})"
             )
     return signs
 

@@ -67,20 +67,70 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
       document: what evaluation.json holds.
     """
     best = _best(document)
-    kid, floor = best["generative"]["mean_class_kid"], document["floor"]["mean_class_kid"]
-    take = f"Take step {best['step']:,}"
-    if len(document["checkpoints"]) > 1:
-        take += ", whose KID, averaged over the classes, is the lowest of the kept checkpoints"
-    if kid is None:
-        take += ". There are too few images for its KID"
-    else:
-        take += f". Its mean KID is {kid:.3f}; that of real images, the floor, is {floor:.3f}"
-    paragraphs = [f"{take}.", _copying_verdict(best["signs_of_copying"])]
+    paragraphs = [_advice(document), _copying_verdict(best)]
+    paragraphs += [f"{each}." for each in document["warnings"]]
     if document["split"] == "test":
         paragraphs.append(
             "This read the test split, which is to be read once: choose nothing by these figures."
         )
     return paragraphs
+
+
+def _advice(document: Mapping[str, Any]) -> str:
+    best, several = _best(document), len(document["checkpoints"]) > 1
+    kid, floor = (
+        each["mean_class_kid_interval"] for each in (best["generative"], document["floor"])
+    )
+    lowest = "KID, averaged over the classes, is the lowest of the kept checkpoints"
+    if not best["signs_of_copying"]:
+        said = f"Take step {best['step']:,}" + (f", whose {lowest}" if several else "") + "."
+    elif several:
+        said = f"Step {best['step']:,}, whose {lowest}, shows signs of copying. "
+        said += _advice_instead(document)
+    else:
+        said = f"Step {best['step']:,} shows signs of copying: look at them before you take it."
+    if kid is None:
+        return f"{said} There are too few images for its KID."
+    said += f" Its mean KID is {_printed(kid)}; that of real images, the floor, is "
+    return f"{said}{_printed(floor)}.{_overlap(document) if several else ''}"
+
+
+def _advice_instead(document: Mapping[str, Any]) -> str:
+    """Names the best checkpoint without signs of copying."""
+    kids = {
+        each["step"]: each["generative"]["mean_class_kid"]
+        for each in document["checkpoints"]
+        if not each["signs_of_copying"]
+    }
+    known = {step: kid for step, kid in kids.items() if kid is not None}
+    if not known:
+        return "None of the others is without: look at the signs before you take one."
+    step = min(known, key=known.__getitem__)
+    return f"Take step {step:,}, the best of those without, whose mean KID is {known[step]:.3f}."
+
+
+def _overlap(document: Mapping[str, Any]) -> str:
+    """Says from which other checkpoints the lowest KID cannot be told."""
+    intervals = {
+        each["step"]: each["generative"]["mean_class_kid_interval"]
+        for each in document["checkpoints"]
+    }
+    ours = intervals.pop(document["best_step"])
+    known = {step: each for step, each in intervals.items() if each and each["low"] is not None}
+    if ours["low"] is None or not known:
+        return ""
+    alike = [
+        f"{step:,}"
+        for step, each in known.items()
+        if each["low"] <= ours["high"] and ours["low"] <= each["high"]
+    ]
+    if not alike:
+        return " No other checkpoint's interval overlaps that of the lowest."
+    steps = "step" if len(alike) == 1 else "steps"
+    return (
+        f" The interval of the lowest overlaps that of {steps} {', '.join(alike)}: that it is the "
+        "lowest may be chance."
+    )
 
 
 def _best(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -97,23 +147,45 @@ def _verdict_section(document: Mapping[str, Any]) -> Section:
     return Section(
         "Which checkpoint to take, and whether it copies",
         "\n\n".join(verdict(document)),
-        tables=[Table(f"Against the {document['split']} split, all classes", columns, rows)],
+        tables=[
+            Table(f"Against the {document['split']} split, all classes", columns, rows),
+            _signs_table(document["checkpoints"]),
+        ],
     )
 
 
-def _copying_verdict(signs: Sequence[str]) -> str:
+def _copying_verdict(result: Mapping[str, Any]) -> str:
+    signs = result["signs_of_copying"]
     if not signs:
         return (
-            "No sign of copying was found, which does not show that nothing was copied. Look at "
-            "the closest pairs below."
+            f"No sign of copying was found among the {result['exact_copies']['images']:,} "
+            f"images of step {result['step']:,}, which does not show that nothing was copied. Look "
+            "at the closest pairs below."
         )
-    return "Signs that it copies its training images: " + "; ".join(signs) + "."
+    said = "; ".join(signs)
+    return f"Signs that step {result['step']:,} copies its training images: {said}."
+
+
+def _signs_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    columns = ["step", "images checked", "equal a training image", "equal a held-out image"]
+    return Table(
+        "Signs of copying, checkpoint by checkpoint",
+        [*columns, "signs"],
+        [
+            [
+                f"{each['step']:,}",
+                *(each["exact_copies"][name] for name in ("images", "training", "heldout")),
+                "; ".join(each["signs_of_copying"]) or "none",
+            ]
+            for each in results
+        ],
+    )
 
 
 def _summary(measures: Mapping[str, Any]) -> list[Cell]:
     overall = measures["overall"]
     return [
-        measures["mean_class_kid"],
+        _printed(measures["mean_class_kid_interval"]),
         _printed(overall["coverage"]),
         _printed(overall["classification_accuracy"]),
     ]
@@ -167,10 +239,15 @@ def _likeness_section(
     return Section(
         f"How near step {best['step']:,} is to real images",
         f"Each row compares images with the {heldout} held-out ones of the {document['split']} "
-        "split. The floor is the same measure of as many real training images: no GAN can be "
-        "expected to do better.\n\n"
-        f"{document['features']['note']} Brackets hold 95% intervals, from drawing lesions anew; "
-        "one of no width, at 0 or 1, says only that all images seen agree. "
+        "split. The floor is the same measure of as many real training images. Of recall it is no "
+        "bound: training images have siblings of one lesion nearby, so that their neighbourhoods "
+        "are smaller than those of generated images, which have none.\n\n"
+        f"{document['features']['note']} Brackets hold 95% intervals; one of no width, at 0 or 1, "
+        "says only that all images seen agree. KID's draws the lesions of both sets anew. "
+        "Precision's and density's leave out each generated image and each held-out lesion in "
+        "turn, and are rather too wide. Those of recall, coverage and accuracy draw anew which "
+        "held-out lesions are counted, and hold fixed the generated images, the neighbourhoods and "
+        "the classifier.\n\n"
         "KID takes all pairs of images, but none of one lesion. Neighbourhoods reach to the "
         f"{document['neighbours']}th neighbour. FID is far too high with so few images, and good "
         "for nothing but a glance at its floor.",
@@ -203,30 +280,33 @@ def _copying_section(
                 _printed(ratio["median_floor"]),
                 ratio["p_value"],
                 found["c_t"],
+                found["c_t_limit"],
                 _printed(found["authenticity"]),
                 _printed(found["heldout_authenticity"]),
             ]
         )
-    columns = ["class", "membership AUC", "nearness", "its floor", "p", "C_T", "authentic"]
+    columns = ["class", "membership AUC", "nearness", "its floor", "p", "C_T", "its limit"]
     path = folder / "closest_pairs.png"
     phantom = document["kind"] == "phantom"
     enlarged = gallery.repeat(_GALLERY_SCALE, axis=1).repeat(_GALLERY_SCALE, axis=2)
     images.write_png(path, images.grid(enlarged, len(gallery) // 3, phantom=phantom))
     return Section(
         f"Whether step {best['step']:,} copies its training images",
+        f"{_symmetries(document)}"
         "Membership AUC: how well training images can be told from held-out ones by their nearest "
         "generated image; 0.5 is guessing.\n\n"
         "Nearness: t / (t + h), the median over generated images, t being the distance to the "
         "nearest training image and h that to the nearest held-out one; its floor deals the "
         "lesions anew, and p is the share of deals with so low a median.\n\n"
-        "C_T: below -3 generated images lie nearer to training images than held-out ones do, far "
-        "above 0 they lie further off than any real image.\n\n"
+        "C_T: below its limit generated images lie nearer to training images than held-out ones "
+        "do, far above 0 they lie further off than any real image. The limit is -3 times the root "
+        "of the held-out images per lesion, as if a lesion's images were all alike.\n\n"
         "Authentic: share of images that are not nearer to their nearest training image than "
         "another training image is; held-out images give its floor.\n\n"
         "None of these shows that nothing was copied. With five looks at each, one at the edge can "
         "be chance.",
         tables=[
-            Table("Signs of copying", [*columns, "authentic, held-out"], rows),
+            Table("Signs of copying", [*columns, "authentic", "authentic, held-out"], rows),
             _pairs_table(best["closest_pairs"]),
         ],
         figures=[
@@ -238,6 +318,17 @@ def _copying_section(
                 "Gallery of generated images with the nearest training and held-out images",
             )
         ],
+    )
+
+
+def _symmetries(document: Mapping[str, Any]) -> str:
+    if document["symmetries"] == 1:
+        return ""
+    return (
+        "The GAN was shown real images in all eight symmetries of the square, so that a copy may "
+        "be turned or mirrored. All eight were looked at: every distance here is that of the "
+        "nearest, also of the held-out and training images that generated ones are compared with; "
+        "the gallery shows images as they are.\n\n"
     )
 
 
