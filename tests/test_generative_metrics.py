@@ -16,7 +16,9 @@ from dermagan_jax.metrics import generative, intervals
 from dermagan_jax.metrics.feature_set import FeatureSet
 from dermagan_jax.metrics.intervals import Estimate
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "measures.npz")
+GOLDEN, COPYING = (
+    np.load(Path(__file__).parent / "golden" / f"{name}.npz") for name in ("measures", "copying")
+)
 
 
 @pytest.fixture
@@ -155,6 +157,20 @@ def test_the_linear_probe_learns_from_candidates_and_is_judged_on_the_reference(
     right = sets["right"]
     assert (generative.predict_by(right, right) == right.label).mean() > 0.95
     assert (generative.predict_by(sets["wrong"], right) == right.label).mean() < 0.1
+
+
+def test_the_linear_probe_equals_newtons_method():
+    training, heldout, noise = (
+        formula((n, 6), seed=seed).astype(np.float64) for n, seed in ((60, 51), (40, 52), (50, 53))
+    )
+    way = np.arange(50)[:, None] / 50
+    generated = (1 - way) * noise + way * training[:50]
+    candidate, reference = (
+        make_set(x, label=(x[:, 0] + x[:, 1] > 0) + 2 * (x[:, 2] - x[:, 3] > 0))
+        for x in (generated, heldout)
+    )
+    right = generative.predict_by(candidate, reference) == reference.label
+    assert right.mean() == pytest.approx(COPYING["classification_accuracy"], abs=1e-6)
 
 
 def two_classes(rng, number, shift=0.0) -> FeatureSet:

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from feature_sets import draw, make_set
+from golden.formula import formula
 
 from dermagan_jax.metrics import memorization
 from dermagan_jax.metrics.feature_set import FeatureSet, nearest_turn
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "copying.npz")
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def test_equal_what_other_means_give(rng):
+    training = make_set(formula((60, 6), seed=51))
+    heldout = make_set(formula((40, 6), seed=52), lesion=np.arange(60, 100))
+    way = np.arange(50)[:, None] / 50
+    generated = make_set(
+        (1 - way) * formula((50, 6), seed=53).astype(np.float64) + way * training.features[:50]
+    )
+    ratio = memorization.neighbour_ratio(generated, training, heldout, rng)
+    found = {
+        "ratio_median": ratio.median,
+        "ratio_share": ratio.share_nearer,
+        "c_t": memorization.c_t(generated, training, heldout),
+        "authenticity": memorization.authentic(generated, training).mean(),
+        "membership_auc": memorization.membership_auc(generated, training, heldout, rng).value,
+    }
+    for name, value in found.items():
+        assert value == pytest.approx(GOLDEN[name], abs=1e-5), name
 
 
 @pytest.fixture
