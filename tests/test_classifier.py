@@ -66,7 +66,7 @@ def test_loss_falls_and_weights_move() -> None:
     assert int(state.step) == 30
 
 
-def test_jit_sharded_jit_and_pmap_agree() -> None:
+def test_jit_sharded_jit_shard_map_and_pmap_agree() -> None:
     state, batch, key = _create(Net()), _batch(), jax.random.key(0)
     expected = jax.jit(_step(Net()))(state, batch, key)
     mesh = parallel.make_mesh(BATCH_SIZE)
@@ -77,7 +77,16 @@ def test_jit_sharded_jit_and_pmap_agree() -> None:
     stacked = jax.tree.map(lambda leaf: leaf.reshape(4, -1, *leaf.shape[1:]), batch)
     mapped = _step(Net(axis_name="data"), axis_name="data")
     pmapped = parallel.pmap_step(mapped)(state, stacked, key)
-    for other in (sharded, pmapped):
+    everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+    shard_mapped = jax.jit(
+        jax.shard_map(
+            mapped,
+            mesh=mesh,
+            in_specs=(everywhere, split, everywhere),
+            out_specs=(everywhere, everywhere),
+        )
+    )(state, batch, key)
+    for other in (sharded, shard_mapped, pmapped):
         chex.assert_trees_all_close(jax.device_get(other), jax.device_get(expected), atol=1e-6)
 
 

@@ -23,16 +23,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from raw_set import write_isic2019
+from test_sources import make_ham, make_isic2018
 from test_torch_file import tensor, write
 
 from configs import dcgan
 from dermagan_jax import generated_images, images, parallel, profiling, rollbacks, seeds, workdir
 from dermagan_jax.checkpoints import Checkpoints
-from dermagan_jax.data import prepared, recipes, sources, unpacking
+from dermagan_jax.data import prepare, prepared, recipes, scan, sources, unpacking
+from dermagan_jax.data.records import Record
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.nets import pretrained
 from dermagan_jax.nets.torch_file import read_state_dict
+from dermagan_jax.trained_classifier import _temperature
 from dermagan_jax.writers import read_metrics
 
 Read = Callable[[bytes], object]
@@ -72,20 +75,39 @@ def _through(path: Path, read: Callable[[Path], object]) -> Read:
 
 def _archive_tables(folder: Path) -> list[Target]:
     write_isic2019(folder / "isic2019", lesions=2, views=1)
-    targets = []
-    for name in ("GroundTruth", "Metadata"):
-        table = folder / "isic2019" / f"ISIC_2019_Training_{name}.csv"
-        whole = table.read_bytes()
+    make_ham(folder / "ham10000")
+    make_isic2018(folder / "isic2018")
+    tables = {
+        "isic2019": ("ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"),
+        "ham10000": ("HAM10000_metadata.csv",),
+        "isic2018": (
+            "ISIC2018_Task3_Training_GroundTruth.csv",
+            "ISIC2018_Task3_Training_LesionGroupings.csv",
+        ),
+    }
 
-        def read(data: bytes, table: Path = table, whole: bytes = whole) -> None:
-            table.write_bytes(data)
-            try:
-                sources.read_source("isic2019", str(folder / "isic2019"))
-            finally:
-                table.write_bytes(whole)
+    def read(kind: str) -> Callable[[Path], object]:
+        return lambda path: sources.read_source(kind, str(path.parent))
 
-        targets.append(Target(f"ISIC 2019, {name}", (whole,), read))
-    return targets
+    return [
+        _in_place(folder / kind / name, read(kind))
+        for kind, names in tables.items()
+        for name in names
+    ]
+
+
+def _in_place(path: Path, read: Callable[[Path], object], name: str = "") -> Target:
+    """Breaks a file where it lies, and puts it back after each reading."""
+    whole = path.read_bytes()
+
+    def broken(data: bytes) -> object:
+        path.write_bytes(data)
+        try:
+            return read(path)
+        finally:
+            path.write_bytes(whole)
+
+    return Target(name or path.name, (whole,), broken)
 
 
 def _class_folders(folder: Path) -> Target:
@@ -100,24 +122,35 @@ def _class_folders(folder: Path) -> Target:
 
 
 def _prepared(folder: Path, phantom_set: Path) -> list[Target]:
-    """The report and the manifest of a set whose images stay whole."""
+    """The report, the manifest and the plan of a set whose images stay whole."""
     copied = folder / "set"
     shutil.copytree(phantom_set, copied)
-    targets = []
-    for name in (prepared.REPORT, prepared.MANIFEST):
-        path = copied / name
-        whole = path.read_bytes()
 
-        def read(data: bytes, path: Path = path, whole: bytes = whole) -> None:
-            path.write_bytes(data)
-            try:
-                prepared.load_report(copied)
-                prepared.read_manifest(copied)
-            finally:
-                path.write_bytes(whole)
+    def read(_: Path) -> None:
+        prepared.load_report(copied)
+        prepared.read_manifest(copied)
 
-        targets.append(Target(name, (whole,), read))
-    return targets
+    def claim(_: Path) -> None:
+        plan = json.loads((phantom_set / prepare.PLAN).read_text())
+        prepare._claim(copied, plan, overwrite=False)
+
+    readers = {prepared.REPORT: read, prepared.MANIFEST: read, prepare.PLAN: claim}
+    return [_in_place(copied / name, reader) for name, reader in readers.items()]
+
+
+def _chunk(folder: Path) -> Target:
+    """What a scan has decoded so far."""
+    (folder / "photographs").mkdir()
+    path = folder / "photographs" / "a.png"
+    path.write_bytes(_picture("PNG"))
+    record = Record("a", None, 0, "folder", "", str(path))
+
+    def read(path: Path) -> None:
+        scan.scan([record], path.parent, image_size=32, num_workers=1, progress=False)
+        scan.chunk_pngs(path.parent, 0)
+
+    scan.scan([record], folder / "scan", image_size=32, num_workers=1, progress=False)
+    return _in_place(folder / "scan" / "000000.npz", read, "a scan's chunk")
 
 
 def _generated(folder: Path) -> list[Target]:
@@ -129,19 +162,11 @@ def _generated(folder: Path) -> list[Target]:
     )
     out = folder / "generated"
     generated_images.write_folder(whole, out)
-    targets = []
-    for path in (out / "manifest.csv", out / "generation.json", next(out.glob("melanoma/*.png"))):
-        before = path.read_bytes()
-
-        def read(data: bytes, path: Path = path, before: bytes = before) -> None:
-            path.write_bytes(data)
-            try:
-                generated_images.load_folder(out)
-            finally:
-                path.write_bytes(before)
-
-        targets.append(Target(f"generated, {path.name}", (before,), read))
-    return targets
+    paths = (out / "manifest.csv", out / "generation.json", next(out.glob("melanoma/*.png")))
+    return [
+        _in_place(path, lambda _: generated_images.load_folder(out), f"generated, {path.name}")
+        for path in paths
+    ]
 
 
 def _documents(folder: Path) -> list[Target]:
@@ -164,6 +189,11 @@ def _documents(folder: Path) -> list[Target]:
     return [
         Target("metrics.jsonl", (metrics,), _through(folder / "metrics.jsonl", read_metrics)),
         Target("config.json", (document,), _through(run / workdir.CONFIG, claim)),
+        Target(
+            "summary.json",
+            (b'{"temperature": 1.5, "test": {"n": 4}}',),
+            _through(run / workdir.SUMMARY, lambda path: _temperature(path.parent)),
+        ),
         Target("rollbacks.json", (back,), _through(run / workdir.ROLLBACKS, go_back)),
         Target(
             "recipe",
@@ -200,23 +230,18 @@ def _checkpoints(folder: Path) -> list[Target]:
     with Checkpoints(run, best_metric="kid") as saved:
         saved.save(3, state=state, config={"seed": 1}, generator=state, metrics={"kid": 0.1})
 
-    def target(path: Path) -> Target:
-        whole = path.read_bytes()
+    def read(_: Path) -> None:
+        with Checkpoints(run, read_only=True, best_metric="kid") as saved:
+            step = saved.best_step() or 3
+            found = saved.restore_state(state, step), saved.restore_generator(step)
+            saved.restore_config(step)
+        chex.assert_trees_all_equal(*found, state)
 
-        def read(data: bytes) -> None:
-            path.write_bytes(data)
-            try:
-                with Checkpoints(run, read_only=True, best_metric="kid") as saved:
-                    step = saved.best_step() or 3
-                    found = saved.restore_state(state, step), saved.restore_generator(step)
-                    saved.restore_config(step)
-                chex.assert_trees_all_equal(*found, state)
-            finally:
-                path.write_bytes(whole)
-
-        return Target(f"checkpoint, {path.relative_to(run)}", (whole,), read)
-
-    return [target(path) for path in sorted(run.rglob("*")) if path.is_file()]
+    return [
+        _in_place(path, read, f"checkpoint, {path.relative_to(run)}")
+        for path in sorted(run.rglob("*"))
+        if path.is_file()
+    ]
 
 
 def _zips(folder: Path) -> Target:
@@ -242,6 +267,7 @@ def _targets(folder: Path, phantom_set: Path) -> list[Target]:
         *_archive_tables(folder),
         _class_folders(folder),
         *_prepared(folder, phantom_set),
+        _chunk(folder),
         *_generated(folder),
         *_documents(folder),
         *_weights(folder),
