@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -12,7 +13,8 @@ from dermagan_jax.errors import DermaganError
 
 
 def test_names():
-    assert list(RECIPES) == ["bcn500", "ham4", "isic4", "paper_mix"]
+    names = ["bcn500", "ham4", "isic4", "paper_mix", "paper_mix_by_lesion"]
+    assert list(RECIPES) == names
 
 
 def test_bcn500_is_one_hospital_with_the_papers_counts():
@@ -37,6 +39,14 @@ def test_only_paper_mix_leaks_and_it_says_so():
     assert "leaks" in RECIPES["paper_mix"].note
     assert RECIPES["paper_mix"].sites["melanoma"] == ("BCN",)
     assert RECIPES["paper_mix"].sites["benign_keratosis"] == ("HAM",)
+
+
+def test_paper_mix_by_lesion_differs_from_paper_mix_by_its_split_alone():
+    leaky, clean = RECIPES["paper_mix"], RECIPES["paper_mix_by_lesion"]
+    assert (leaky.sources, leaky.sites) == (clean.sources, clean.sites)
+    assert dataclasses.replace(leaky.plan, split_by="lesion") == clean.plan
+    assert "confounded" in clean.note
+    assert "leaks" not in clean.note
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -80,7 +90,7 @@ def test_mistakes_in_a_file_are_named(text, message, tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones(tmp_path):
-    with pytest.raises(DermaganError, match="bcn500, ham4, isic4, paper_mix"):
+    with pytest.raises(DermaganError, match="bcn500, ham4, isic4, paper_mix, paper_mix_by_lesion"):
         find_recipe("bcn5000")
     with pytest.raises(DermaganError, match="cannot be read"):
         find_recipe(str(tmp_path / "absent.json"))
