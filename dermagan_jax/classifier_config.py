@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dermagan_jax.augmentation import find_policy
 from dermagan_jax.errors import DermaganError
+from dermagan_jax.mixing import find_mixer
 from dermagan_jax.nets import lesion_cnn, pretrained
 from dermagan_jax.nets.backbones import BACKBONES, SIDE_UNIT, BackboneClassifier
 from dermagan_jax.nets.precision import find_precision
@@ -49,6 +51,8 @@ def check(config: Config) -> None:
     for name in ("batch_size", "num_steps", "log_every_steps", "eval_every_steps"):
         if config[name] < 1:
             raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
+    find_policy(config["augmentation"])
+    find_mixer(config["mixing"])
     if not 0 <= model["dropout_rate"] < 1:
         raise DermaganError(
             f"config.model.dropout_rate is {model['dropout_rate']}; give a value in [0, 1)"
@@ -63,6 +67,12 @@ def check(config: Config) -> None:
                 f"{lesion_cnn.IMAGE_SIZE}"
             )
         return
+    missing = [name for name in ("side", "frozen", "weights") if name not in model]
+    if missing:
+        raise DermaganError(
+            f"config.model.network is {model['network']!r}, and config.model.{missing[0]} is not "
+            f"there; start from configs/backbone.py:{model['network']}, which has it"
+        )
     if model["side"] < SIDE_UNIT or model["side"] % SIDE_UNIT:
         raise DermaganError(f"config.model.side is {model['side']}; give a multiple of {SIDE_UNIT}")
     if model["weights"] == NO_WEIGHTS and (model["frozen"] or model["network"] == LITE0):
@@ -114,12 +124,12 @@ def initial_weights(config: Config) -> dict[str, Any] | None:
     Raises:
       DermaganError: they are not there, or of another network.
     """
-    if network(config) == LESION_CNN or config["model"]["weights"] == NO_WEIGHTS:
-        return None
     if network(config) == LITE0:
         loaded = pretrained.efficientnet_lite0_variables()
         return {collection: {"network": tree} for collection, tree in loaded.items()}
-    path = _weights_path(config)
+    path = weights_file(config)
+    if path is None:
+        return None
     state = jax.eval_shape(partial(_create, config=config), jax.random.key(0))
     shapes = {
         name: tree["backbone"]
@@ -129,16 +139,27 @@ def initial_weights(config: Config) -> dict[str, Any] | None:
     return pretrained.keras_variables(path, shapes)
 
 
-def _weights_path(config: Config) -> Path:
+def weights_file(config: Config) -> Path | None:
+    """Returns the file of the weights that a network starts from.
+
+    Returns:
+      None where they are random, or in a package.
+
+    Raises:
+      DermaganError: it is not there.
+    """
+    if network(config) in (LESION_CNN, LITE0) or config["model"]["weights"] == NO_WEIGHTS:
+        return None
     model = config["model"]
+    name = BACKBONES[model["network"]].weights_file
+    path = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models" / name
     if model["weights"] != IMAGENET:
-        return Path(model["weights"]).expanduser()
-    file = BACKBONES[model["network"]].weights_file
-    path = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models" / file
+        path = Path(model["weights"]).expanduser()
     if not path.is_file():
         raise DermaganError(
-            f"{path}: is missing, the ImageNet weights of {model['network']}; let Keras download "
-            "it there, or give its path as config.model.weights, or 'none' to train from scratch"
+            f"{path}: is missing, the weights of {model['network']}; let Keras download the "
+            "ImageNet weights there, or give their path as config.model.weights, or 'none' to "
+            "train from scratch"
         )
     return path
 

@@ -50,6 +50,11 @@ def check(config: Config) -> None:
         raise DermaganError("config.synthetic: give gan_workdir or dir, not both")
     if synthetic["per_class"] and synthetic["ratio"]:
         raise DermaganError("config.synthetic: give per_class or ratio, not both")
+    for name in ("per_class", "ratio"):
+        if synthetic[name] < 0:
+            raise DermaganError(
+                f"config.synthetic.{name} is {synthetic[name]}; give a number from 0"
+            )
     counted = bool(synthetic["per_class"] or synthetic["ratio"])
     if synthetic["gan_workdir"] and not counted:
         raise DermaganError("config.synthetic: give per_class or ratio with gan_workdir")
@@ -100,7 +105,7 @@ def _real_images(real: Config, opened: TrainingData) -> tuple[LabelledImages, di
     if real["repeated"]:
         images = images.joined(_repeat(images, real["repeated"], real["seed"]))
     if real["extra_dir"]:
-        extra = _extra_images(Path(real["extra_dir"]), opened.folder)
+        extra = extra_images(Path(real["extra_dir"]), opened)
         images = images.joined(extra)
         changes["extra"] = extra.counts()
     changes["counts"] = images.counts()
@@ -136,8 +141,23 @@ def _repeat(images: LabelledImages, times: float, seed: int) -> LabelledImages:
     return LabelledImages(images.image[index], images.label[index])
 
 
-def _extra_images(extra_dir: Path, data_dir: Path) -> LabelledImages:
-    """Reads another set's training images that have nothing to do with this set's images."""
+def extra_images(extra_dir: Path, opened: TrainingData) -> LabelledImages:
+    """Reads another set's training images that have nothing to do with this set's images.
+
+    Args:
+      extra_dir: the other prepared set.
+      opened: this set.
+
+    Raises:
+      DermaganError: it is no prepared set, its images have another size, or all are known here.
+    """
+    data_dir, size = opened.folder, prepared.load_report(extra_dir)["image_size"]
+    if size != opened.report["image_size"]:
+        raise DermaganError(
+            f"{extra_dir}: holds images of {size} pixels, and {data_dir} of "
+            f"{opened.report['image_size']}; prepare it with --image-size "
+            f"{opened.report['image_size']}"
+        )
     ours, theirs = (prepared.read_manifest(folder) for folder in (data_dir, extra_dir))
     known = {name: {row[name] for row in ours} for name in ("image_id", "pixels_sha256")}
     # The other set's groups know which of its images look like one of ours.
@@ -176,6 +196,11 @@ def _generated_images(synthetic: Config, opened: TrainingData) -> generated_imag
         generated = synthesis.generate(trained, per_class=counts, seed=synthetic["seed"])
     else:
         generated = generated_images.load_folder(Path(synthetic["dir"]))
+        if synthetic["ratio"] and not any(counts.values()):
+            raise DermaganError(
+                f"config.synthetic.ratio is {synthetic['ratio']}, which gives no image of any "
+                "class; give a larger one"
+            )
         if any(counts.values()):
             generated = generated.first(counts)
     generated.require_train_split(opened.report["split_hashes"]["train"])

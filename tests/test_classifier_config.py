@@ -41,6 +41,27 @@ def test_bad_values_are_named(field: str, value: object, message: str) -> None:
         classifier_config.check(_lite0(**{field: value}))
 
 
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("augmentation", "augmentation: 'much'; choose one of"),
+        ("mixing", r"config\.mixing is 'much'; known"),
+    ],
+)
+def test_names_are_known_before_anything_runs(field: str, message: str) -> None:
+    config = lesion_cnn.get_config()
+    config[field] = "much"
+    with pytest.raises(DermaganError, match=message):
+        classifier_config.check(config)
+
+
+def test_another_network_needs_its_fields() -> None:
+    config = lesion_cnn.get_config()
+    config.model.network = "vgg16"
+    with pytest.raises(DermaganError, match=r"model\.side is not there; start from .*:vgg16"):
+        classifier_config.check(config)
+
+
 def test_the_papers_network_takes_one_size() -> None:
     config = lesion_cnn.get_config()
     config.model.image_size = 128
@@ -60,6 +81,11 @@ def test_missing_weights_are_named_with_the_remedy(
     config = backbone.get_config("mobilenet")
     with pytest.raises(DermaganError, match=r"models/mobilenet_1_0_224_tf_no_top.h5: is missing"):
         classifier_config.initial_weights(config)
+    config.model.weights = str(tmp_path / "mine.h5")
+    with pytest.raises(DermaganError, match=r"mine\.h5: is missing, the weights of mobilenet"):
+        classifier_config.initial_weights(config)
+    (tmp_path / "mine.h5").touch()
+    assert classifier_config.weights_file(config) == tmp_path / "mine.h5"
     config.model.weights, config.model.frozen = "none", False
     assert classifier_config.initial_weights(config) is None
 

@@ -91,12 +91,21 @@ def test_shuffled_labels_are_the_same_labels_elsewhere(
     [
         ({"real.share": 0.0}, "share is 0.0; give a number above 0, up to 1"),
         ({"real.repeated": -1.0}, "repeated is -1.0; give a number from 0"),
+        ({"synthetic.ratio": -0.5}, r"ratio is -0\.5; give a number from 0"),
         ({"synthetic.only": True}, "give gan_workdir or dir to take the images from"),
     ],
 )
 def test_what_makes_no_sense_is_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(DermaganError, match=message):
         training_set.check(_config(**changes))
+
+
+def test_a_ratio_that_gives_no_image_is_not_the_whole_folder(
+    opened: TrainingData, generated: Path
+) -> None:
+    config = _config(**{"synthetic.dir": str(generated), "synthetic.ratio": 0.001})
+    with pytest.raises(DermaganError, match=r"ratio is 0\.001, which gives no image of any class"):
+        training_set.assemble(config, opened)
 
 
 def _row(name: str, split: str, lesion: str, group: str) -> dict[str, str]:
@@ -133,6 +142,7 @@ def test_more_real_images_have_nothing_to_do_with_this_sets(
     manifests = {opened.folder: ours, tmp_path: theirs}
     monkeypatch.setattr(prepared, "read_manifest", manifests.__getitem__)
     monkeypatch.setattr(prepared, "load_split", lambda *_: split)
+    monkeypatch.setattr(prepared, "load_report", lambda _: {"image_size": 64})
     config = _config(**{"real.extra_dir": str(tmp_path)})
     chosen = training_set.assemble(config, opened)
     added = chosen.images.image[len(opened.train) :]
