@@ -95,24 +95,25 @@ def write_folder(generated: Generated, out: Path) -> None:
     """
     _claim(out, generated.provenance)
     rows, number_in_class = [], dict.fromkeys(CLASSES, 0)
+    for label in np.unique(generated.label).tolist():
+        _make_folder(out / CLASSES[label])
     for image, label, index in zip(
         generated.image, generated.label, generated.index.tolist(), strict=True
     ):
         name = CLASSES[label]
         file = f"{name}/{name}_{number_in_class[name]:06d}.png"
         number_in_class[name] += 1
-        (out / name).mkdir(exist_ok=True)
         images.write_png(out / file, image)
         provenance = generated.provenance
         origin = (provenance["checkpoint_step"], provenance["train_split_sha256"])
         rows.append((file, name, provenance["seed"], index, *origin))
-    with (out / MANIFEST).open("w", newline="") as manifest:
+    with files.replacing(out / MANIFEST) as path, path.open("w", newline="") as manifest:
         writer = csv.writer(manifest, lineterminator="\n")
         writer.writerow(_MANIFEST_COLUMNS)
         writer.writerows(rows)
     images.write_png(out / "grid.png", class_grid(generated))
     files.write_json(out / PROVENANCE, generated.provenance)
-    (out / _CLAIM).unlink()
+    (out / _CLAIM).unlink(missing_ok=True)
 
 
 def class_grid(generated: Generated) -> np.ndarray:
@@ -178,10 +179,21 @@ def _claim(out: Path, provenance: Mapping[str, Any]) -> None:
             raise DermaganError(
                 f"{out}: holds images of another checkpoint, seed or number; name another folder"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and not (out.is_dir() and _is_free(out)):
         raise DermaganError(f"{out}: exists and was not made by `dermagan generate`; name another")
+    _make_folder(out)
+    files.write_json(out / _CLAIM, provenance)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder is empty, but for what a kill left half-written."""
+    return all(files.is_partial(path.name) for path in folder.iterdir())
+
+
+def _make_folder(folder: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        files.write_json(out / _CLAIM, provenance)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DermaganError(f"{out}: cannot be written ({error.strerror}); name another") from error
+        raise DermaganError(
+            f"{folder}: cannot be written ({error.strerror}); name another, on a disk with space"
+        ) from error

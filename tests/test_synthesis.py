@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import shutil
 from functools import partial
@@ -101,6 +102,35 @@ def test_an_interrupted_folder_is_finished(
         generated_images.load_folder(broken)
     generated_images.write_folder(generated, broken)
     assert sorted(p.name for p in broken.rglob("*")) == sorted(p.name for p in whole.rglob("*"))
+
+
+@pytest.mark.parametrize("where", ["melanoma", "manifest.csv"])
+def test_a_full_disk_is_named(
+    where: str,
+    generated: generated_images.Generated,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    if where == "melanoma":
+        mkdir = Path.mkdir
+        monkeypatch.setattr(
+            Path, "mkdir", lambda path, **k: (full if path.name == where else mkdir)(path, **k)
+        )
+    else:
+        monkeypatch.setattr(csv, "writer", full)
+    with pytest.raises(DermaganError, match=rf"{where}: cannot be written \(No space left"):
+        generated_images.write_folder(generated, tmp_path / "out")
+
+
+def test_what_a_kill_left_before_the_first_image_is_ours(
+    generated: generated_images.Generated, tmp_path: Path
+) -> None:
+    (tmp_path / ".generating.json.tmp").write_text("{")
+    generated_images.write_folder(generated, tmp_path)
+    assert (tmp_path / generated_images.PROVENANCE).is_file()
 
 
 def test_other_folders_are_left_alone(
