@@ -1,4 +1,4 @@
-"""Charts as PNG files: class counts, confusion matrices, training curves, values with intervals.
+"""Charts as PNG files: counts, confusion matrices, curves, calibration, values with intervals.
 
 All are drawn with the Okabe-Ito palette, which readers with colour-blindness can tell apart
 (Okabe and Ito, "Color Universal Design", 2008), and never rely on colour alone. They use
@@ -284,6 +284,54 @@ def intervals(
     axes.set_xticks(range(len(groups)), [_words(name).replace(" ", "\n") for name in groups])
     axes.set_ylabel(ylabel, fontsize=TEXT_POINTS)
     axes.legend(frameon=False, fontsize=TEXT_POINTS)
+    return save(figure, path)
+
+
+def reliability(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: str | Path,
+    *,
+    title: str,
+    phantom: bool = False,
+) -> Path:
+    """Draws accuracy by confidence, with the diagonal on which probabilities keep their word.
+
+    Args:
+      series: `{name: (confidence, accuracy)}`, both [n] in [0, 1].
+      path: the PNG to write; its folder must exist.
+      title: the figure's title.
+      phantom: marks the figure as made from phantoms.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: no series.
+
+    Source:
+      Guo et al., "On calibration of modern neural networks", 2017, figure 1.
+    """
+    if not series:
+        raise ValueError("reliability needs at least one series")
+    figure, axes = new_figure(title, height_inches=4.2, phantom=phantom)
+    _plain_axes(axes)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, label="as sure as right")
+    for index, (name, (confidence, accuracy)) in enumerate(series.items()):
+        axes.plot(
+            confidence,
+            accuracy,
+            color=LINE_COLOURS[index % len(LINE_COLOURS)],
+            linestyle=LINE_STYLES[index % len(LINE_STYLES)],
+            marker="osD^"[index % 4],
+            markersize=5,
+            linewidth=1.8,
+            label=name,
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("confidence", fontsize=TEXT_POINTS)
+    axes.set_ylabel("accuracy", fontsize=TEXT_POINTS)
+    axes.legend(frameon=False, fontsize=TEXT_POINTS, loc="upper left")
     return save(figure, path)
 
 

@@ -44,3 +44,15 @@ def test_by_hand():
     assert found["expected_calibration_error"] == pytest.approx(expected)
     brier = (2 * 0.05**2 + 2 * 0.96**2 + 2 * 0.34**2 + 0) / 4
     assert found["brier"] == pytest.approx(brier)
+
+
+def test_seeds_are_pooled_part_by_part():
+    one = [
+        {"confidence": 0.66, "accuracy": 1.0, "n": 1},
+        {"confidence": 1.0, "accuracy": 0.5, "n": 2},
+    ]
+    other = [{"confidence": 0.62, "accuracy": 0.0, "n": 3}]
+    assert calibration.pooled([one, other]) == [
+        {"confidence": pytest.approx(0.63), "accuracy": pytest.approx(0.25), "n": 4},
+        {"confidence": 1.0, "accuracy": 0.5, "n": 2},
+    ]

@@ -39,6 +39,9 @@ DRAWINGS: dict[str, Callable[..., Path]] = {
         ESTIMATES, path, ylabel="KID", title="KID", **k
     ),
     "curves": lambda path, **k: figures.curves(SERIES, path, ylabel="loss", title="Loss", **k),
+    "reliability": lambda path, **k: figures.reliability(
+        {"as trained": ([0.5, 0.9], [0.4, 0.7])}, path, title="Calibration", **k
+    ),
 }
 every_drawing = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS.keys())
 
@@ -220,3 +223,25 @@ def test_png_holds_what_the_canvas_shows(tmp_path):
     pixels = np.asarray(Image.open(io.BytesIO(data)))
     assert pixels.shape == (150, 300, 3)
     assert (pixels == (0xD5, 0x5E, 0x00)).all()
+
+
+def test_a_reliability_diagram_has_the_diagonal_and_all_of_its_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[np.ndarray] = []
+    save = figures.save
+
+    def read_and_save(figure: Figure, path: str | Path) -> Path:
+        drawn.extend(np.asarray(line.get_xydata()) for line in figure.axes[0].lines)
+        return save(figure, path)
+
+    monkeypatch.setattr(figures, "save", read_and_save)
+    series = {"as trained": ([0.5, 0.9], [0.4, 0.7]), "calibrated": ([0.6], [0.6])}
+    figures.reliability(series, tmp_path / "r.png", title="A1")
+    assert [each.tolist() for each in drawn] == [
+        [[0, 0], [1, 1]],
+        [[0.5, 0.4], [0.9, 0.7]],
+        [[0.6, 0.6]],
+    ]
+    with pytest.raises(ValueError, match="at least one series"):
+        figures.reliability({}, tmp_path / "none.png", title="A1")

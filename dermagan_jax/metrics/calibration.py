@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,3 +82,21 @@ def measure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         "brier": float(((probabilities - target) ** 2).sum(axis=1).mean()),
         "reliability": rows,
     }
+
+
+def pooled(found: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """Joins what `reliability` gives for several classifiers of the same images, part by part."""
+    parts: dict[int, list[Mapping[str, float]]] = {}
+    for row in itertools.chain(*found):
+        # The mean of a part lies in it.
+        part = min(int(row["confidence"] * NUM_BINS), NUM_BINS - 1)
+        parts.setdefault(part, []).append(row)
+    joined = []
+    for _, rows in sorted(parts.items()):
+        count = [row["n"] for row in rows]
+        means = {
+            name: float(np.average([row[name] for row in rows], weights=count))
+            for name in ("confidence", "accuracy")
+        }
+        joined.append({**means, "n": sum(count)})
+    return joined
