@@ -80,6 +80,20 @@ def predict(trained: TrainedClassifier, paths: Sequence[Path]) -> list[Predictio
     return [Prediction(*each) for each in zip(paths, seen, found, strict=True)]
 
 
+def claim_folder(out: Path) -> None:
+    """Makes the folder for `write_explanations`, before anything is computed for it.
+
+    Raises:
+      DermaganError: it is a file, or cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DermaganError(
+            f"{out}: cannot be a folder ({error.strerror}); name another --explain"
+        ) from error
+
+
 def write_explanations(
     trained: TrainedClassifier, predictions: Sequence[Prediction], out: Path
 ) -> list[Path]:
@@ -92,8 +106,11 @@ def write_explanations(
 
     Returns:
       The files, in the order of the predictions.
+
+    Raises:
+      DermaganError: a file cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    claim_folder(out)
     image = np.stack([each.image for each in predictions])
     label = np.array([each.label for each in predictions], np.int32)
     heat = explaining.grad_cam(trained, image, label)

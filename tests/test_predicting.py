@@ -89,6 +89,19 @@ def test_what_cannot_be_read_is_named(
     assert "notes.txt" in capsys.readouterr().err
 
 
+def test_a_file_is_no_folder_for_explanations(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "why").write_text("mine")
+    # Said before the model is looked for.
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--model", "x", "--explain", str(tmp_path / "why"), str(files[0])])
+    assert (
+        "why: cannot be a folder (File exists); name another --explain" in capsys.readouterr().err
+    )
+    assert (tmp_path / "why").read_text() == "mine"
+
+
 def test_a_run_that_did_not_end_gives_no_probabilities(run: Path, files: list[Path]) -> None:
     trained = load_classifier(run)
     cut_short = TrainedClassifier(**{**vars(trained), "temperature": None})
