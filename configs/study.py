@@ -45,7 +45,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.network_side = 64  # A11: side to which images are resized for them.
     config.network_steps = 0  # A11: updates; 0 for as many as the other arms have.
     config.dropout_rates = ()  # PD.
-    config.beside = ()  # Finished studies of other sets, whose reference P2 is to be shown beside.
+    config.beside = ()  # Finished studies of other sets, such as paper_mix_by_lesion and bcn500.
 
     config.gan_seeds = (0, 1, 2)
     config.classifier_seeds = (0, 1, 2, 3, 4)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dermagan_jax
 from dermagan_jax import commands, console
+from dermagan_jax.errors import DermaganError
 
 _PROLOGUE = """\
 Train a GAN on skin-lesion images, generate labelled images, and see whether they help a classifier.
@@ -94,7 +95,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.fields = fields
     words = sys.argv[1:] if arguments is None else arguments
     options.command_line = shlex.join(["dermagan", *words])
-    console.reports_errors(options.run)(options)
+    console.reports_errors(_run)(options)
+
+
+# The least that an option may be, whichever command has it.
+_LEAST = {"seed": 0, "workers": 1, "per_class": 1, "step": 0}
+
+
+def _run(options: argparse.Namespace) -> None:
+    for name, least in _LEAST.items():
+        number = getattr(options, name, None)
+        if number is not None and number < least:
+            option = f"--{name.replace('_', '-')}"
+            raise DermaganError(f"{option} is {number}; give a number from {least}")
+    options.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -169,7 +183,9 @@ def _add_prepare(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the prepared set")
     parser.add_argument(
-        "--recipe", help="bcn500, ham4, isic4, paper_mix, or a JSON file of your own choices"
+        "--recipe",
+        help="bcn500, ham4, isic4, paper_mix, "
+        "paper_mix_by_lesion, or a JSON file of your own choices",
     )
     parser.add_argument("--image-size", type=int, default=64, choices=(32, 64, 128))
     parser.add_argument("--seed", type=int, default=0, help="of the splits (default: %(default)s)")

@@ -70,16 +70,17 @@ def evaluate(options: argparse.Namespace) -> None:
 def study(options: argparse.Namespace) -> None:
     """Runs a study and prints the verdict."""
     from dermagan_jax import parallel
-    from dermagan_jax.study import study_report, verdict
+    from dermagan_jax.study import checks, study_report, verdict
 
     config = study_config(options.config, options.fields)
+    checks.require_study(config)
     config.data_dir = str(options.data.expanduser())
     parallel.one_device_a_core(len(config.classifier_seeds))
     _ready_jax(options)
     out = options.out.expanduser()
     document = verdict.run(config, out, commands=[options.command_line])
     print("\n".join(study_report.verdict(document)))
-    print(f"Report: {out}/{study_report.REPORT}\n{console.notice(document['kind'])}")
+    print(f"Report: {out}/{study_report.REPORT}\n{study_report.notice(document)}")
 
 
 def study_config(text: str, fields: Sequence[str]) -> ConfigDict:
@@ -90,7 +91,8 @@ def study_config(text: str, fields: Sequence[str]) -> ConfigDict:
       fields: changes to it, as `--config.FIELD=VALUE`.
 
     Raises:
-      DermaganError: there is no such file, variant or field, or a value is of another type.
+      DermaganError: there is no such file, variant or field, a value is of another type, a word is
+        no field, or the recipe itself fails.
     """
     from absl import flags
     from ml_collections import config_flags
@@ -102,10 +104,18 @@ def study_config(text: str, fields: Sequence[str]) -> ConfigDict:
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
     try:
-        values(words)
-        return holder.value
-    except (flags.Error, ValueError, OSError, AttributeError, KeyError, TypeError) as error:
+        _, *others = values(words)
+        config = holder.value
+    except flags.Error as error:
         raise DermaganError(f"--config {text}: {error}") from error
+    except Exception as error:  # A recipe is a program of its own, which may fail in any way.
+        kind = type(error).__name__
+        raise DermaganError(f"--config {text}: {kind}: {error}; mend the recipe") from error
+    if others:
+        raise DermaganError(
+            f"{others[0]!r} is no option; fields of the recipe are given as --config.FIELD=VALUE"
+        )
+    return config
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -172,6 +182,8 @@ def predict(options: argparse.Namespace) -> None:
     """Prints what a classifier says of image files."""
     from dermagan_jax import predicting, trained_classifier
 
+    if options.explain is not None:
+        predicting.claim_folder(options.explain.expanduser())
     _ready_jax(options)
     trained = trained_classifier.load_classifier(options.model.expanduser())
     found = predicting.predict(trained, options.images)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs import lesion_cnn
 from configs import study as study_config
-from dermagan_jax.errors import DermaganError
-from dermagan_jax.study import arms, cells, filters, verdict
+from dermagan_jax.errors import DermaganError, TrainingError
+from dermagan_jax.generated_images import Generated
+from dermagan_jax.study import arms, cells, checks, filters, verdict
 from dermagan_jax.study.arms import Chosen
-from dermagan_jax.study.runner import Runner
+from dermagan_jax.study.runner import Cell, Runner, _start
 
 
 def _config(**changes: object) -> ConfigDict:
@@ -48,7 +53,6 @@ def test_arms_differ_from_the_reference_by_what_they_say() -> None:
 
 def test_another_network_is_compared_with_itself() -> None:
     config = _config(arms=("A1", "A4", "A11"), networks=("vgg16",))
-    arms.check(config)
     by_name = {each.name: each for each in arms.known_arms(config, Chosen(0.5))}
     names = ["A11 vgg16 frozen", "A11 vgg16"]
     assert [name for name in by_name if name.startswith("A11")] == [
@@ -66,8 +70,9 @@ def test_another_network_is_compared_with_itself() -> None:
     with config.unlocked():
         config.network_weights, config.network_steps = "none", 9
     assert arms.judge("vgg16", config).changes["num_steps"] == 9
-    from_scratch = [each.name for each in arms.known_arms(config, Chosen())]
-    assert from_scratch == ["A1", "A4 x0.5", "A4 x1", "A11 vgg16"]
+    from_scratch = {each.name: each for each in arms.known_arms(config, Chosen())}
+    assert list(from_scratch) == ["A1", "A4 x0.5", "A4 x1", "A11 vgg16"]
+    assert from_scratch["A11 vgg16"].title == "as A1, vgg16 trained from scratch"
     with pytest.raises(DermaganError, match=r"agreed=resnet50 needs 'A11' in config\.arms"):
         arms.judge("resnet50", config)
 
@@ -93,24 +98,59 @@ def test_other_filters_are_refused(text: str) -> None:
 
 def test_the_papers_arms_are_its_tables() -> None:
     config = study_config.get_config("paper")
-    arms.check(config)
     by_name = {each.name: each for each in arms.known_arms(config, Chosen())}
-    networks = [f"P3 {name}{suffix}" for name in config.networks for suffix in ("", " real")]
+    networks = [f"P3 {name}{suffix}" for name in config.networks for suffix in (" real", "")]
     rates = [f"PD {rate:g}" for rate in (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
     assert list(by_name) == ["A1", "P2", *networks, *rates]
     assert by_name["P3 vgg16"].changes["model.network"] == "vgg16"
     assert by_name["P3 vgg16"].needs_gan
     assert not by_name["P3 vgg16 real"].needs_gan
     assert by_name["PD 0.3"].changes == {"model.dropout_rate": 0.3}
-    counts = arms.pool_counts(config, {"melanoma": 7})
-    assert counts == {"melanoma": arms.PAPERS_PER_CLASS}
-    assert arms.pool_counts(_config(), {"melanoma": 7}) == {"melanoma": 7}
+    assert by_name["P2"].num_images({"melanoma": 7}) == {"melanoma": 100}
+    assert by_name["A1"].num_images({"melanoma": 7}) == {"melanoma": 0}
+    # With generated images and without, or with another rate: one thing differs.
+    assert by_name["P3 vgg16"].reference == "P3 vgg16 real"
+    assert by_name["P3 vgg16 real"].reference == "A1"
+    assert by_name["PD 0.3"].reference == "P2"
+
+
+def test_few_real_images_are_compared_with_as_few() -> None:
+    by_name = {each.name: each for each in arms.known_arms(_config(), Chosen(0.5))}
+    assert by_name["A10 50%"].reference == "A1"
+    assert by_name["A10 50% + generated"].reference == "A10 50%"
+    assert "a GAN that saw all of them" in by_name["A10 50% + generated"].title
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"networks": ("alexnet",)}, "networks names 'alexnet'; known: 'vgg16'"),
+        ({"arms": ("A1", "PD")}, "has 'PD' and lacks 'P2', whose size it has or with which it is"),
+        (
+            {"ratios": (1, 1.0)},
+            r"ratios is \(1, 1\.0\), of which two are 1 where an arm names them",
+        ),
+        ({"ratios": ("x",)}, r"ratios is \('x',\); give numbers"),
+        ({"real_shares": (0.1, 0.104)}, r"of which two are 10% where an arm names them"),
+        ({"filters": ("agreed", "agreed")}, "of which two are agreed where an arm names them"),
+        ({"filters": ("agreed=vgg16",)}, "agreed=vgg16 needs 'A11' in config.arms"),
+        ({"classifier_seeds": ("a",)}, r"classifier_seeds is \('a',\); give numbers from 0"),
+        ({"gan_seeds": (0, -1)}, r"gan_seeds is \(0, -1\); give numbers from 0"),
+        ({"classifier.augmentation": "much"}, "arm A1: augmentation: 'much'; choose one of"),
+        ({"classifier.mixing": "mixmax"}, r"arm A0: config\.mixing is 'mixmax'; known"),
+        (
+            {"classifier.model.network": "vgg16"},
+            r"arm A0: config\.model\.network is 'vgg16', and config\.model\.side is not there; "
+            r"start from configs/backbone\.py:vgg16",
+        ),
+        (
+            {"classifier.synthetic.dir": "there"},
+            r"classifier\.synthetic\.dir is 'there', which would reach A1 too; leave it",
+        ),
+        (
+            {"classifier.synthetic.ratio": 0.5},
+            r"synthetic\.ratio is 0\.5, which would reach A1 too",
+        ),
         ({"arms": ("A1", "P3")}, "networks is empty, and config.arms has 'P3'"),
         ({"arms": ("A1", "A11")}, "networks is empty, and config.arms has 'A11'"),
         ({"dropout_rates": (1.0,)}, "dropout_rates: give rates from 0, below 1"),
@@ -134,27 +174,129 @@ def test_the_papers_arms_are_its_tables() -> None:
     ],
 )
 def test_what_cannot_be_run_is_named_first(
-    changes: dict[str, object], message: str, tmp_path: Path
+    changes: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(DermaganError, match=message):
         verdict.run(_config(**changes), tmp_path / "study")
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gan.model.image_size": 32}, r"gan\.model\.image_size is 32, and the images of .* 64"),
+        ({"ratios": (0.001, 1.0)}, r"ratios: 0\.001 of \d+ images gives none of any class; give"),
+        ({"real_shares": (0.001,)}, r"real_shares: 0\.001 of \d+ images leaves a class without"),
+        ({"arms": ("A1", "A9"), "more_real_dir": "nowhere"}, "nowhere: is no prepared set"),
+        ({"arms": ("A1", "A9"), "more_real_dir": "{same}"}, "has no training lesions beyond"),
+        (
+            {"arms": ("A1", "A9"), "more_real_dir": "{small}"},
+            "holds images of 32 pixels, and .* 64",
+        ),
+        ({"gan.init_from": "nowhere"}, "nowhere: holds no"),
+    ],
+)
+def test_what_does_not_fit_the_set_is_named_first(
+    changes: dict[str, object], message: str, tmp_path: Path, phantom_set: Path, small_set: Path
+) -> None:
+    sets = {"same": str(phantom_set), "small": str(small_set)}
+    filled = {
+        name: value.format(**sets) if isinstance(value, str) else value
+        for name, value in changes.items()
+    }
+    with pytest.raises(DermaganError, match=message):
+        verdict.run(_config(data_dir=str(phantom_set), **filled), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("family", ["A11", "P3"])
+def test_weights_that_are_not_there_are_named_first(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    config = _config(arms=("A1", family), networks=("efficientnet_lite0", "vgg16"))
+    with pytest.raises(DermaganError, match=rf"arm {family} vgg16.*notop\.h5: is missing"):
+        checks.check(config)
+    with config.unlocked():
+        config.network_weights = "none"
+        config.networks = ("vgg16",)
+    checks.check(config)
+
+
+def test_another_recipe_is_no_study() -> None:
+    with pytest.raises(DermaganError, match="no field 'arms', so it is no study's"):
+        checks.require_study(lesion_cnn.get_config())
+
+
 def test_a_cells_name_is_what_it_depends_on() -> None:
     classifier = study_config.get_config().classifier
     name = cells.key(classifier, splits={"train": "a"})
-    for field, value in (("data_dir", "elsewhere"), ("seed", 3), ("synthetic.dir", "there")):
-        moved = classifier.copy_and_resolve_references()
-        moved.update_from_flattened_dict({field: value})
-        assert cells.key(moved, splits={"train": "a"}) == name
-    slower = classifier.copy_and_resolve_references()
-    slower.optimizer.learning_rate = 1e-5
+    for field, value in (
+        *(("data_dir", "elsewhere"), ("seed", 3), ("synthetic.dir", "there"), ("mesh", "data:2")),
+        *(("log_every_steps", 1), ("variant", "mine")),
+    ):
+        assert cells.key(_changed(classifier, field, value), splits={"train": "a"}) == name
     others = {
-        cells.key(slower, splits={"train": "a"}),
+        cells.key(_changed(classifier, "optimizer.learning_rate", 1e-5), splits={"train": "a"}),
+        # The best checkpoint is chosen among those of this cadence.
+        cells.key(_changed(classifier, "eval_every_steps", 7), splits={"train": "a"}),
         cells.key(classifier, splits={"train": "b"}),
     }
-    assert len(others | {name}) == 3
+    assert len(others | {name}) == 4
+
+
+def _changed(config: ConfigDict, field: str, value: object) -> ConfigDict:
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict({field: value})
+    return changed
+
+
+def test_how_often_a_gan_is_saved_counts_where_the_best_is_taken() -> None:
+    watched = study_config.get_config().gan
+    assert watched.watch.features
+    blind = _changed(watched, "watch.features", "")
+    for gan, counts in ((watched, True), (blind, False)):
+        more_often = _changed(gan, "checkpoint_every_steps", 7)
+        assert (cells.key(more_often) != cells.key(gan)) == counts
+    # A GAN that ends without going back is the same whether it might have.
+    assert cells.key(_changed(blind, "rollbacks", 3)) == cells.key(blind)
+
+
+def test_one_is_one_however_it_is_written() -> None:
+    assert cells.key(ConfigDict(), ratio=1, counts=[2]) == cells.key(
+        ConfigDict(), ratio=1.0, counts=(2.0,)
+    )
+    assert cells.key(ConfigDict(), ratio=1.0) != cells.key(ConfigDict(), ratio=1.5)
+
+
+def test_weights_count_by_their_contents(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for folder, contents in (("one", b"1"), ("other", b"2"), ("copy", b"1")):
+        path = tmp_path / folder / "weights.h5"
+        path.parent.mkdir()
+        path.write_bytes(contents)
+        config = _config(
+            data_dir=str(phantom_set),
+            arms=("A1", "A4", "A11"),
+            filters=(),
+            networks=("vgg16",),
+            network_weights=str(path),
+        )
+        runner = Runner(config, tmp_path)
+        found.append(runner._made_folder(Cell(arms.judge("vgg16", config), None)).name)
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_start_from_another_gan_counts_by_what_it_is(tiny_gan: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(tiny_gan, tmp_path / "moved")
+    ours = _start(tiny_gan)
+    assert _start(moved) == ours
+    assert ours["step"] == 2
+    shutil.rmtree(max((moved / "checkpoints").iterdir(), key=lambda path: path.name))
+    assert _start(moved) != ours
 
 
 def test_another_judge_makes_a_filters_images_others(phantom_set: Path, tmp_path: Path) -> None:
@@ -166,3 +308,84 @@ def test_another_judge_makes_a_filters_images_others(phantom_set: Path, tmp_path
         for name, found in judges.items():
             found.add(runner.judge_of(name))
     assert [len(found) for found in judges.values()] == [2, 1]
+
+
+def test_the_seed_of_the_judge_counts(phantom_set: Path, tmp_path: Path) -> None:
+    found = [
+        Runner(_config(data_dir=str(phantom_set), classifier_seeds=seeds), tmp_path).judge_of(
+            "agreed"
+        )
+        for seeds in ((0, 1), (1, 0))
+    ]
+    assert len(set(found)) == 2
+
+
+def _logits(right: int, label: np.ndarray) -> np.ndarray:
+    """Of one GAN and classifier, right about the first images of each class, so many of each."""
+    said = label.copy()
+    for each in range(4):
+        members = np.flatnonzero(label == each)
+        said[members[right:]] = (each + 1) % 4
+    return np.eye(4, dtype=np.float32)[said][None, None]
+
+
+def test_validation_chooses_and_not_the_test_split(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(data_dir=str(phantom_set))
+    runner = Runner(config, tmp_path)
+    right = {
+        "validation": {"A4 x0.5": 2, "A4 x1": 1, "A5 realistic=0.5": 0, "A5 agreed": 1},
+        "test": {"A4 x0.5": 0, "A4 x1": 5, "A5 realistic=0.5": 5, "A5 agreed": 0},
+    }
+
+    def logits(arm: arms.Arm, split: str) -> np.ndarray:
+        return _logits(right[split].get(arm.name, 0), runner.opened.split(split).label)
+
+    monkeypatch.setattr(runner, "logits", logits)
+    monkeypatch.setattr(runner, "_finish", lambda pending: None)
+    _, chosen = runner.run()
+    assert chosen == Chosen(0.5, "agreed")
+
+
+@pytest.mark.parametrize(
+    ("arm", "gan_seed", "module", "said"),
+    [
+        (
+            arms.Arm("A1", "A1", ""),
+            None,
+            "classifier_trainer.train_seeds",
+            "A1: .*config.classifier_seeds",
+        ),
+        (arms.Arm("A4", "A4", "", ratio=1.0), 7, "gan_trainer.train", "GAN 7: .*config.gan_seeds"),
+    ],
+)
+def test_who_diverged_is_named_with_the_remedy(
+    arm: arms.Arm,
+    gan_seed: int | None,
+    module: str,
+    said: str,
+    phantom_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def diverges(*_: object) -> None:
+        raise TrainingError("seed 3: the loss is not finite")
+
+    runner = Runner(_config(data_dir=str(phantom_set)), tmp_path)
+    monkeypatch.setattr(f"dermagan_jax.{module}", diverges)
+    with pytest.raises(TrainingError, match=f"{said}.*run the study again"):
+        runner._make_cell(Cell(arm, gan_seed))
+
+
+def test_a_filter_that_lets_nothing_pass_is_named() -> None:
+    images = Generated(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4), np.zeros(4, int), {})
+
+    class Nothing:
+        settings: ClassVar[dict[str, str]] = {}
+
+        def accepts(self, image: np.ndarray, label: int) -> np.ndarray:
+            return np.zeros(len(image), bool)
+
+    with pytest.raises(DermaganError, match=r"filters: 'agreed' lets none of 4 .* loosen it"):
+        filters.passed(images, Nothing(), text="agreed")

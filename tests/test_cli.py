@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dermagan_jax import cli, features
+from dermagan_jax import cli, features, parallel
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,12 +63,16 @@ def test_evaluate_says_which_checkpoint_to_take(
     words = ["evaluate", "--gan", str(tiny_gan), "--data", str(phantom_set), "--features", "random"]
     cli.main([*words, "--per-class", "3", "--step", "1", "--out", str(out)])
     printed = capsys.readouterr().out
-    assert "Take step 1." in printed
+    assert "step 1" in printed.lower()
     assert "Phantom data: says nothing about skin." in printed
     document = json.loads((out / "evaluation.json").read_text())
     assert document["features"]["name"] == "random"
     assert document["floor"]["overall"]["images"] == 12
     assert f"--out {out}</code>" in (out / "evaluation.html").read_text()
+
+
+def _study(recipe: str, *fields: str) -> list[str]:
+    return ["study", f"--config={ROOT}/configs/{recipe}", "--data=x", "--out=y", *fields]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,16 @@ def test_evaluate_says_which_checkpoint_to_take(
         (["prepare", "--source", "phantom=5", "--out", "x", "--cap", "nevus=3"], "nevus=3"),
         (["generate", "--gan", "nowhere", "--out", "x"], "holds no checkpoints"),
         (["evaluate", "--gan", "nowhere", "--data", "x"], "holds no checkpoints"),
+        (["prepare", "--source", "phantom=5", "--out", "x", "--workers", "-1"], "--workers is -1"),
+        (["prepare", "--source", "phantom=5", "--out", "x", "--seed", "-1"], "--seed is -1"),
+        (["demo", "--seed", "-1", "--out", "x"], "--seed is -1; give a number from 0"),
+        (["generate", "--gan", "x", "--out", "x", "--seed", "-2"], "--seed is -2"),
+        (["evaluate", "--gan", "x", "--data", "x", "--seed", "-2"], "--seed is -2"),
+        (["evaluate", "--gan", "x", "--data", "x", "--per-class", "0"], "--per-class is 0"),
+        (_study("lesion_cnn.py"), "no field 'arms', so it is no study's"),
+        (_study("study.py", "--config.classifier_seeds=('a',)"), "classifier_seeds is ('a',)"),
+        (_study("study.py", "--config.classifier.model.network=vgg16"), "model.side is not there"),
+        (_study("study.py", "word"), "'word' is no option"),
     ],
 )
 def test_bad_input_ends_in_exit_code_2_and_writes_nothing(
@@ -91,6 +105,8 @@ def test_bad_input_ends_in_exit_code_2_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # JAX has its devices by now.
+    monkeypatch.setattr(parallel, "one_device_a_core", lambda _: None)
     with pytest.raises(SystemExit) as caught:
         cli.main(words)
     assert caught.value.code == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -41,7 +43,17 @@ def test_of_one_seed_the_interval_is_that_of_the_mean_difference():
     found = comparison.paired_difference(arm, reference, np.arange(800), rng=_rng())
     error = (arm.astype(float) - reference).std() / np.sqrt(800)
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
-    assert found.smallest == pytest.approx((1.96 + 0.8416) * error, rel=0.1)
+    assert found.error == pytest.approx(error, rel=0.05)
+
+
+def test_the_smallest_difference_counts_the_other_arms_by_hand():
+    found = Difference(0.01, -0.01, 0.03, 0.3, error=0.01, degrees=1e9)
+    # The normal quantiles of 0.975 and 0.8; of nine arms of 1 - 0.05 / 18 and 0.8.
+    assert comparison.smallest_found(found, 1) == pytest.approx(0.01 * (1.9600 + 0.8416), rel=1e-4)
+    assert comparison.smallest_found(found, 9) == pytest.approx(0.01 * (2.7729 + 0.8416), rel=1e-3)
+    # Student's t of two degrees of freedom: 4.3027 and 1.0607.
+    few = dataclasses.replace(found, degrees=2.0)
+    assert comparison.smallest_found(few, 1) == pytest.approx(0.01 * (4.3027 + 1.0607), rel=1e-4)
 
 
 def test_copies_of_images_of_the_same_lesions_add_no_certainty():
@@ -63,23 +75,64 @@ def test_seeds_that_disagree_widen_the_interval():
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
 
 
-def test_p_is_small_for_a_clear_difference_and_1_for_none():
+def test_seeds_give_the_variance_of_their_mean_by_hand():
+    # Each classifier is right everywhere or nowhere, so that only seeds vary.
+    arm = np.zeros((3, 3, 40), bool)
+    arm[0], arm[:, 0] = True, True
+    found = comparison.paired_difference(arm, np.zeros((1, 3, 40)), np.arange(40), rng=_rng())
+    # Means of 1, 1/3, 1/3 by GAN and by classifier: s² is 4/27 for each, and s²/3 of it counts.
+    assert found.value == pytest.approx(5 / 9)
+    assert found.error == pytest.approx(np.sqrt(2 * 4 / 27 / 3))
+    assert found.degrees == pytest.approx(4)
+    assert found.high - found.value == pytest.approx(2.7764 * found.error, rel=1e-4)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(5 / 9 / found.error, 4))
+
+
+def test_p_can_be_as_small_as_the_difference_is_clear():
     reference = _draw((1, 3, 400), 1, 0.3)
     better = np.ones((2, 3, 400), bool)
     lesion = np.arange(400)
     found = comparison.paired_difference(better, reference, lesion, rng=_rng())
-    assert found.p_value == pytest.approx(2 / 1001)
+    # Small enough for Holm's method over fifty arms.
+    assert found.p_value < 0.05 / 50
     found = comparison.paired_difference(reference, reference, lesion, rng=_rng())
     assert (found.value, found.p_value) == (0, 1)
 
 
-def test_a_true_null_is_rejected_about_as_rarely_as_promised():
-    count, rejected = 200, 0
-    for seed in range(count):
-        arm, reference = _draw((1, 1, 150), 2 * seed), _draw((1, 1, 150), 2 * seed + 1)
-        found = comparison.paired_difference(arm, reference, np.arange(150), rng=_rng())
+def test_p_is_below_5_percent_where_the_interval_leaves_0_out():
+    lesion = np.arange(150)
+    for seed in range(40):
+        arm, reference = _draw((2, 2, 150), 2 * seed, 0.55), _draw((1, 2, 150), 2 * seed + 1)
+        found = comparison.paired_difference(arm, reference, lesion, rng=_rng(), num_resamples=200)
+        assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+
+
+@pytest.mark.parametrize(
+    ("of_gan", "of_classifier"), [(0.0, 0.0), (0.05, 0.05), (0.3, 0.3), (1.0, 0.0)]
+)
+def test_a_true_null_is_rejected_about_as_rarely_as_promised(of_gan: float, of_classifier: float):
+    """Three GANs of three classifiers, each seed with an effect of its own on all images."""
+    count, rejected, rng, lesion = 300, 0, _rng(), np.arange(120)
+    for _ in range(count):
+        ease = rng.normal(0.6, 1.2, 120)
+        gan = of_gan * rng.normal(size=(3, 1, 1))
+        classifier, other = of_classifier * rng.normal(size=(2, 1, 3, 1))
+        arm = ease + gan + classifier + 0.8 * rng.normal(size=(3, 3, 120)) > 0
+        reference = ease + other + 0.8 * rng.normal(size=(1, 3, 120)) > 0
+        found = comparison.paired_difference(arm, reference, lesion, rng=rng, num_resamples=200)
         rejected += found.p_value < 0.05
-    assert stats.binomtest(rejected, count, 0.05).pvalue > 0.001
+    # Normal quantiles would reject 16% where GANs alone vary.
+    assert stats.binomtest(rejected, count, 0.08, alternative="greater").pvalue > 0.001
+
+
+def test_blocks_of_resamples_are_all_of_them_and_small():
+    values = _draw((1, 1, 300), 1)
+    drawn = comparison._resample(
+        values[0, 0].astype(float), np.arange(300), np.zeros(300), 1_250, _rng()
+    )
+    assert drawn.shape == (1_250,)
+    assert drawn.mean() == pytest.approx(values.mean(), abs=0.01)
+    assert len(np.unique(drawn)) > 20
 
 
 def test_arms_that_do_not_fit_are_refused():
@@ -118,12 +171,5 @@ def test_mcnemar_by_hand():
     ],
 )
 def test_verdicts(value, low, high, p_value, said):
-    difference = Difference(value, low, high, p_value, 0.04)
+    difference = Difference(value, low, high, p_value, error=0.015, degrees=100.0)
     assert comparison.verdict(difference, p_value, margin=0.02) == said
-
-
-def test_other_arms_cost_certainty():
-    clear = Difference(0.05, 0.01, 0.08, 0.03, 0.04)
-    assert comparison.verdicts({"A4": clear}, margin=0.02) == {"A4": "helps"}
-    both = comparison.verdicts({"A4": clear, "A5": clear}, margin=0.02)
-    assert both == {"A4": "no evidence", "A5": "no evidence"}

@@ -13,6 +13,10 @@ from dermagan_jax.lesions import CLASSES
 from dermagan_jax.study import paper, study_report, verdict
 
 
+def _shortcuts(cramers_v: float) -> dict[str, object]:
+    return {"probes": [], "sources": {"cramers_v": cramers_v}}
+
+
 def _arm(name: str, family: str, accuracies: list[float]) -> dict[str, object]:
     seeds = [{"accuracy": each} for each in accuracies]
     mean = {"accuracy": float(np.mean(accuracies)), "loss": 1.0}
@@ -27,19 +31,24 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
         "data": {"recipe": "mine", "leaky": True, "counts": counts},
         "split_counts": {"train": counts, "test": counts},
         "others": [],
+        "gan_seeds": [0],
+        "shortcuts": _shortcuts(0.2),
         "arms": [_arm("A1", "A1", [0.4, 0.5])],
     }
     assert paper.section(document, tmp_path) is None
     document["arms"] += [_arm("P2", "P2", [0.6, 0.5]), _arm("PD 0.1", "PD", [0.3, 0.3])]
     document["arms"][1]["num_generated"] = [counts]
     document["arms"][2]["changes"] = {"model.dropout_rate": 0.1}
-    difference = dict.fromkeys(("value", "low", "high", "smallest"), 0.05)
-    document["arms"][1] |= {"difference": difference, "verdict": "helps"}
+    difference = dict.fromkeys(("value", "low", "high"), 0.05)
+    document["arms"][1] |= {"difference": difference, "verdict": "helps", "smallest_found": 0.07}
     said = study_report.verdict(
-        document
-        | {"margin": 0.02, "shortcuts": {"probes": []}, "num_test": {"images": 4, "lesions": 2}}
+        document | {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}}
     )
     assert said[0].startswith("P2 () helps: +5.0 points")
+    assert "adjusted over 1 arms, only a difference of about 7.0 points" in said[1]
+    assert "There is one GAN" in said[1]
+    two = document | {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}, "gan_seeds": [0, 1]}
+    assert "There is one GAN" not in study_report.verdict(two)[1]
     section = paper.section(document, tmp_path)
     assert section is not None
     (table,) = section.tables
@@ -48,16 +57,30 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     assert (rows["P2"]["lowest"], rows["P2"]["highest"]) == (0.5, 0.6)
     assert rows["PD 0.1"]["the paper's accuracy"] is None
     assert "leaks on purpose" in section.text
+    # A leak says nothing of the sources.
+    assert "different sources" not in section.text
+    confounded = paper.section(document | {"shortcuts": _shortcuts(0.97)}, tmp_path)
+    assert confounded is not None
+    assert "come from different sources (Cramér's V 0.97" in confounded.text
     drawn = [Path(figure.image).name for figure in section.figures]
     assert drawn == ["class_counts.png", "split_counts.png", "dropout.png"]
     assert "0.1: 30.0%" in section.figures[-1].alt
 
 
+def _other(folder: Path, recipe: str, accuracies: list[float]) -> str:
+    """Writes what a finished study of another set leaves."""
+    there = {"data": {"recipe": recipe, "leaky": False}, "arms": [_arm("A1", "A1", accuracies)]}
+    (folder / recipe).mkdir()
+    (folder / recipe / verdict.RESULTS).write_text(json.dumps(there))
+    return str(folder / recipe)
+
+
 def test_what_split_and_sources_are_worth_stands_beside_the_gan(tmp_path: Path) -> None:
-    arms_there = [_arm("A1", "A1", [0.30, 0.36])]
-    there = {"data": {"recipe": "bcn500", "leaky": False}, "arms": arms_there}
-    (tmp_path / verdict.RESULTS).write_text(json.dumps(there))
-    others = paper.read_others([str(tmp_path)], verdict.RESULTS)
+    folders = [
+        _other(tmp_path, "bcn500", [0.30, 0.36]),
+        _other(tmp_path, "paper_mix_by_lesion", [0.51]),
+        _other(tmp_path, "mine", [0.40]),
+    ]
     counts = dict.fromkeys(CLASSES, 3)
     section = paper.section(
         {
@@ -65,7 +88,8 @@ def test_what_split_and_sources_are_worth_stands_beside_the_gan(tmp_path: Path) 
             "reference": "A1",
             "data": {"recipe": "paper_mix", "leaky": True, "counts": counts},
             "split_counts": {"train": counts},
-            "others": others,
+            "others": paper.read_others(folders, verdict.RESULTS),
+            "shortcuts": _shortcuts(1.0),
             "arms": [
                 _arm("A1", "A1", [0.63]),
                 _arm("P2", "P2", [0.65]) | {"num_generated": [counts]},
@@ -74,9 +98,16 @@ def test_what_split_and_sources_are_worth_stands_beside_the_gan(tmp_path: Path) 
         tmp_path,
     )
     assert section is not None
-    rows = {row[0]: row[2] for row in section.tables[1].rows}
-    assert rows["P2, the GAN's images"] == pytest.approx(0.02)
-    assert rows["A1, bcn500 (split by lesion)"] == pytest.approx(-0.30)
+    rows = {row[0]: row for row in section.tables[1].rows}
+    worth = {name: row[-1] for name, row in rows.items()}
+    assert worth == {
+        "the GAN's images": pytest.approx(0.02),
+        "the leaking split": pytest.approx(0.63 - 0.51),
+        "the source confound": pytest.approx(0.51 - 0.33),
+        "the other set": pytest.approx(0.63 - 0.40),
+    }
+    confound = rows["the source confound"]
+    assert (confound[1], confound[3]) == ("A1, paper_mix_by_lesion", "A1, bcn500")
 
 
 def test_a_study_to_stand_beside_that_is_none_is_named(tmp_path: Path) -> None:

@@ -91,6 +91,17 @@ def test_what_is_found_is_described_as_json() -> None:
     assert found["vignettes"] == 0.25
 
 
+def test_frames_are_measured_class_by_class() -> None:
+    split = _split(80, 0, vignette_of=3)
+    split.image[split.label == 1] = (10, 200, 30)
+    found = probes.looks_by_class(split)
+    shares = {name: each["vignettes"] for name, each in found.items()}
+    assert shares == {**dict.fromkeys(CLASSES, 0.0), CLASSES[3]: 1.0}
+    assert found[CLASSES[1]]["border"] == [10, 200, 30]
+    few = split.take(np.flatnonzero(split.label == 1))
+    assert list(probes.looks_by_class(few)) == [CLASSES[1]]
+
+
 def test_inside_the_circle_there_is_no_vignette() -> None:
     place = np.indices((64, 64)) - 31.5
     circle = (place**2).sum(axis=0) < 32**2

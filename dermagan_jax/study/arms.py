@@ -9,13 +9,12 @@ from typing import Any
 
 import ml_collections
 
-from dermagan_jax import classifier_config
 from dermagan_jax.classifier_config import NO_WEIGHTS
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.nets.backbones import BACKBONES
 
 REFERENCE = "A1"
-GENERATED, FILTERED, NETWORKS, PAPERS, DROPOUT = "A4", "A5", "A11", "P2", "PD"
+GENERATED, FILTERED, FEWER, NETWORKS = "A4", "A5", "A10", "A11"
+PAPERS, PAPERS_NETWORKS, DROPOUT = "P2", "P3", "PD"
 NEGATIVE_CONTROL = "A8"
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
@@ -33,7 +32,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "A10": "fewer real images, with and without generated ones",
         "A11": "as A1 and A4, other networks",
         "P2": "the paper's table 2: 100 generated images a class",
-        "P3": "the paper's table 3: other networks, with and without P2's images",
+        "P3": "the paper's table 3: other networks, without and with P2's images",
         "PD": "the paper's dropout analysis, with P2's images",
     }
 )
@@ -77,6 +76,14 @@ class Arm:
         """Whether each GAN seed makes a cell of its own."""
         return bool(self.ratio or self.per_class)
 
+    def num_images(self, real: Mapping[str, int]) -> dict[str, int]:
+        """Returns how many images it takes from a GAN, before any filter.
+
+        Args:
+          real: the real training images of each class.
+        """
+        return {name: self.per_class or round(self.ratio * count) for name, count in real.items()}
+
     def configure(self, classifier: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         """Returns a study's configuration of the classifier with this arm's changes."""
         config = classifier.copy_and_resolve_references()
@@ -98,54 +105,6 @@ class Chosen:
     filter: str | None = None
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses a study whose arms cannot be made.
-
-    Raises:
-      DermaganError: naming the field.
-    """
-    for name in config.arms:
-        if name not in FAMILIES:
-            raise DermaganError(
-                f"config.arms names {name!r}; known: {', '.join(map(repr, FAMILIES))}"
-            )
-    wanted = set(config.arms)
-    if REFERENCE not in wanted:
-        raise DermaganError(f"config.arms lacks {REFERENCE!r}, with which all are compared")
-    needs = {
-        "A2": GENERATED,
-        "A5": GENERATED,
-        "A6": FILTERED,
-        "A7": GENERATED,
-        "A8": GENERATED,
-    }
-    for name, other in needs.items():
-        if name in wanted and other not in wanted:
-            raise DermaganError(f"config.arms has {name!r} and lacks {other!r}, whose size it has")
-    if GENERATED in wanted and not (config.ratios and min(config.ratios) > 0):
-        raise DermaganError("config.ratios: give numbers above 0")
-    if FILTERED in wanted and not config.filters:
-        raise DermaganError(f"config.filters is empty, and config.arms has {FILTERED!r}")
-    if "A9" in wanted and not config.more_real_dir:
-        raise DermaganError("config.more_real_dir is empty, and config.arms has 'A9'")
-    for name in ("P3", NETWORKS):
-        if name in wanted and not config.networks:
-            raise DermaganError(f"config.networks is empty, and config.arms has {name!r}")
-    unknown = sorted(set(config.networks) - set(BACKBONES))
-    if unknown:
-        known = ", ".join(map(repr, BACKBONES))
-        raise DermaganError(f"config.networks names {unknown[0]!r}; known: {known}")
-    if not all(0 <= rate < 1 for rate in config.dropout_rates):
-        raise DermaganError("config.dropout_rates: give rates from 0, below 1")
-    if not all(0 < share < 1 for share in config.real_shares):
-        raise DermaganError("config.real_shares: give shares between 0 and 1")
-    for arm in known_arms(config, Chosen()):
-        try:
-            classifier_config.check(arm.configure(config.classifier))
-        except DermaganError as error:
-            raise DermaganError(f"arm {arm.name}: {error}") from error
-
-
 def judge(network: str, config: ml_collections.ConfigDict) -> Arm:
     """Returns the arm whose classifier a filter `agreed=NETWORK` asks; A1's, for no network.
 
@@ -160,18 +119,6 @@ def judge(network: str, config: ml_collections.ConfigDict) -> Arm:
             "in config.networks"
         )
     return found[name]
-
-
-def pool_counts(config: ml_collections.ConfigDict, real: Mapping[str, int]) -> dict[str, int]:
-    """Returns how many images of each class a study's arms take from a GAN, at most.
-
-    Args:
-      config: the study's.
-      real: the real training images of each class.
-    """
-    ratio = max(config.ratios) if GENERATED in config.arms else 0
-    least = PAPERS_PER_CLASS if any(name.startswith("P") for name in config.arms) else 0
-    return {name: max(round(ratio * count), least) for name, count in real.items()}
 
 
 def known_arms(config: ml_collections.ConfigDict, chosen: Chosen) -> list[Arm]:
@@ -203,16 +150,12 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
     yield from _papers_arms(config)
     yield Arm("A9", "A9", FAMILIES["A9"], {"real.extra_dir": config.more_real_dir})
     for share in config.real_shares:
-        yield Arm(
-            f"A10 {share:.0%}", "A10", f"{share:.0%} of the real images", {"real.share": share}
-        )
+        name, changes = f"{FEWER} {share:.0%}", {"real.share": share}
+        yield Arm(name, FEWER, f"{share:.0%} of the real images", changes)
         if chosen.ratio is not None and GENERATED in config.arms:
+            title = f"{share:.0%} of the real, and A4's images of a GAN that saw all of them"
             yield Arm(
-                f"A10 {share:.0%} + generated",
-                "A10",
-                f"{share:.0%} of the real, and A4's generated images",
-                {"real.share": share},
-                ratio=chosen.ratio,
+                f"{name} + generated", FEWER, title, changes, ratio=chosen.ratio, reference=name
             )
 
 
@@ -231,7 +174,8 @@ def _network_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
         if config.network_weights != NO_WEIGHTS:
             yield Arm(f"{name} frozen", NETWORKS, f"{title} frozen", named | frozen)
         whole = {"model.frozen": False, "optimizer.learning_rate": 1e-4}
-        yield Arm(name, NETWORKS, f"{title} trained whole", named | whole)
+        how = "from scratch" if config.network_weights == NO_WEIGHTS else "whole"
+        yield Arm(name, NETWORKS, f"{title} trained {how}", named | whole)
 
 
 def _papers_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
@@ -246,12 +190,13 @@ def _papers_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
             "model.weights": config.network_weights,
         }
         how = "frozen" if network["model.frozen"] else "from scratch"
-        for more, title in ((added, f"as P2, {name} {how}"), ({}, f"as A1, {name} {how}")):
-            suffix = "" if more else " real"
-            yield Arm(f"P3 {name}{suffix}", "P3", title, network, **more)
+        arm, real = f"{PAPERS_NETWORKS} {name}", f"{PAPERS_NETWORKS} {name} real"
+        yield Arm(real, PAPERS_NETWORKS, f"as A1, {name} {how}", network)
+        title = f"as P2, {name} {how}"
+        yield Arm(arm, PAPERS_NETWORKS, title, network, reference=real, **added)
     for rate in config.dropout_rates:
-        title = f"as P2, dropout {rate:g}"
-        yield Arm(f"{DROPOUT} {rate:g}", DROPOUT, title, {"model.dropout_rate": rate}, **added)
+        title, changes = f"as P2, dropout {rate:g}", {"model.dropout_rate": rate}
+        yield Arm(f"{DROPOUT} {rate:g}", DROPOUT, title, changes, reference=PAPERS, **added)
 
 
 def _at_ratio(config: ml_collections.ConfigDict, chosen: Chosen, ratio: float) -> Iterator[Arm]:

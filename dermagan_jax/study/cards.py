@@ -56,7 +56,7 @@ def _model_card(document: Mapping[str, Any]) -> str:
     findings = "\n\n".join(study_report.verdict(document))
     return f"""# Model card
 
-{console.notice(document["kind"])}
+{study_report.notice(document)}
 
 ## What these models are
 
@@ -109,7 +109,7 @@ def _data_card(document: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         split = "by lesion: no lesion is in two splits, and an audit has checked it"
     return f"""# Data card
 
-{console.notice(document["kind"])}
+{study_report.notice(document)}
 
 ## Images
 

@@ -7,8 +7,10 @@ after a hash of all that it depends on, so that a changed arm is made anew and t
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,20 +18,24 @@ from typing import Any
 import ml_collections
 
 from dermagan_jax import files
+from dermagan_jax.errors import DermaganError
 
 CLAIMS = "claims"
+WAIT_SECONDS = 5.0
 _HASH_LENGTH = 16
 
-# Where something lies, and how often a run reports, does not change what comes of it.
-_WITHOUT_EFFECT = (
-    "data_dir",
-    "seed",
-    "steps_per_call",
-    "keep_checkpoints",
-    "real.extra_dir",
-    "synthetic.dir",
-    "synthetic.gan_workdir",
+# Where something lies, how it is spread over devices, and how often a run reports, do not change
+# what comes of it. Of files, their contents are among a key's inputs. A run that ends without going
+# back is the same whether it was allowed to.
+_WITHOUT_EFFECT = frozenset(
+    {
+        *("data_dir", "seed", "variant", "steps_per_call", "mesh", "log_every_steps"),
+        *("keep_checkpoints", "rollbacks", "rollback_checkpoints", "init_from"),
+        *("real.extra_dir", "synthetic.dir", "synthetic.gan_workdir", "model.weights"),
+    }
 )
+# Without a watch the last checkpoint of a GAN is taken, however many there are.
+_WITHOUT_WATCH = frozenset({"checkpoint_every_steps", "watch.per_class", "watch.patience"})
 
 
 def key(config: ml_collections.ConfigDict, **inputs: Any) -> str:
@@ -42,10 +48,12 @@ def key(config: ml_collections.ConfigDict, **inputs: Any) -> str:
     Returns:
       Sixteen hexadecimal digits.
     """
-    fields = {
-        name: value for name, value in _flatten(config.to_dict()) if name not in _WITHOUT_EFFECT
-    }
-    document = json.dumps({"config": fields, "inputs": inputs}, sort_keys=True)
+    fields = dict(_flatten(config.to_dict()))
+    ignored = _WITHOUT_EFFECT
+    if not fields.get("watch.features"):
+        ignored |= _WITHOUT_WATCH
+    counted = {name: value for name, value in fields.items() if name not in ignored}
+    document = json.dumps(_plain({"config": counted, "inputs": inputs}), sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()[:_HASH_LENGTH]
 
 
@@ -55,6 +63,31 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def _plain(value: Any) -> Any:
+    """Writes 1 and 1.0 alike, wherever they are."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+@functools.cache
+def file_sha256(path: Path) -> str:
+    """Hashes a file's contents, once in a process.
+
+    Raises:
+      DermaganError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DermaganError(
+            f"{path}: cannot be read ({error.strerror}); name a file that can be"
+        ) from error
 
 
 def claimed(study: Path, name: str) -> contextlib.AbstractContextManager[bool]:
@@ -71,3 +104,19 @@ def claimed(study: Path, name: str) -> contextlib.AbstractContextManager[bool]:
       DermaganError: the folder cannot be written.
     """
     return files.locked(study / CLAIMS / name)
+
+
+@contextlib.contextmanager
+def awaited(study: Path, name: str) -> Iterator[None]:
+    """Claims a part as `claimed` does, after the process that has it.
+
+    Args:
+      study: the study's folder.
+      name: the part's.
+    """
+    while True:
+        with claimed(study, name) as ours:
+            if ours:
+                yield
+                return
+        time.sleep(WAIT_SECONDS)

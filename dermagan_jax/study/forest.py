@@ -31,7 +31,7 @@ class Row:
       low: lower end of the interval.
       high: upper end.
       seeds: the difference of each pair of seeds.
-      verdict: in words; None for an arm that validation passed over.
+      verdict: in words; None for an arm without one.
     """
 
     name: str
@@ -42,21 +42,20 @@ class Row:
     verdict: str | None
 
 
-def draw(rows: Sequence[Row], path: Path, *, margin: float, reference: str, phantom: bool) -> Path:
+def draw(rows: Sequence[Row], path: Path, *, margin: float, phantom: bool) -> Path:
     """Draws the arms from top to bottom.
 
     Args:
       rows: at least one.
       path: the PNG to write; its folder must exist.
       margin: the difference that would matter, in points; drawn as a band about 0.
-      reference: the name of the reference arm.
       phantom: marks the figure as made from phantoms.
 
     Returns:
       The path written.
     """
     height = _FRAME_INCHES + _ROW_INCHES * len(rows)
-    title = f"Balanced accuracy against {reference}"
+    title = "Balanced accuracy less that of what each is compared with"
     figure, axes = figures.new_figure(title, height_inches=height, phantom=phantom)
     axes.axvspan(-margin, margin, color="#EEEEEE", zorder=0)
     axes.axvline(0, color=figures.INK, linewidth=1)
@@ -78,7 +77,7 @@ def draw(rows: Sequence[Row], path: Path, *, margin: float, reference: str, phan
             axes.plot([], [], marker, color=colour, label=verdict)
     if None in shown:
         colour, marker = _NO_VERDICT
-        axes.plot([], [], marker, color=colour, label="not chosen by validation")
+        axes.plot([], [], marker, color=colour, label="without a verdict")
     axes.legend(
         loc="lower center",
         bbox_to_anchor=(0.4, 1.0),

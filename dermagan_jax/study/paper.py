@@ -10,6 +10,7 @@ from typing import Any
 
 from dermagan_jax import figures
 from dermagan_jax.errors import DermaganError
+from dermagan_jax.study import probes
 from dermagan_jax.study.arms import DROPOUT, PAPERS, REFERENCE
 from dermagan_jax.study.report import Cell, Figure, Section, Table
 
@@ -74,14 +75,21 @@ def section(document: Mapping[str, Any], folder: Path) -> Section | None:
         "were among the training images, and trained its GAN on the test images too."
     )
     if document["data"]["leaky"]:
+        text += "\n\nThis set leaks on purpose, as the paper's does."
+    association = document["shortcuts"]["sources"]["cramers_v"]
+    if association >= probes.CONFOUNDED_FROM:
         text += (
-            "\n\nThis set leaks on purpose, as the paper's does, and its classes come from "
-            "different hospitals: these accuracies say little of lesions."
+            f"\n\nIts classes come from different sources (Cramér's V {association:.2f}; 1 is "
+            "wholly): these accuracies say little of lesions."
         )
     if any("from scratch" in arm["title"] for arm in papers):
         text += "\n\nThe networks were trained from scratch here; the paper's had ImageNet weights."
     tables = [_ours_beside_the_papers([_find(document, REFERENCE), *papers])]
     if document["others"]:
+        text += (
+            "\n\nWhat split and sources are worth is the difference between the references of two "
+            "sets, each on its own test images, and without an interval."
+        )
         tables.append(_worth(document))
     return Section("The paper's tables", text, tables=tables, figures=_figures(document, folder))
 
@@ -115,28 +123,41 @@ def _ours_beside_the_papers(arms: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Ours and the paper's", columns, rows)
 
 
+# What the difference between the references of two sets is worth: all else is the same in both.
+_WORTHS = (
+    ("the leaking split", "paper_mix", "paper_mix_by_lesion"),
+    ("the source confound", "paper_mix_by_lesion", "bcn500"),
+)
+
+
 def _worth(document: Mapping[str, Any]) -> Table:
-    """Sets what the GAN is worth beside what the split and the sources are."""
+    """Sets what the GAN is worth beside what split and sources are."""
+    own = document["data"]["recipe"]
     reference = _find(document, REFERENCE)["mean"]["accuracy"]
-    data = document["data"]
-    rows: list[list[Cell]] = [[f"{REFERENCE}, {_set(data)}", reference, 0.0]]
-    for arm in document["arms"]:
-        if arm["family"] == PAPERS:
-            accuracy = arm["mean"]["accuracy"]
-            rows.append([f"{arm['name']}, the GAN's images", accuracy, accuracy - reference])
-    for other in document["others"]:
-        accuracy = other["accuracy"]
-        rows.append([f"{REFERENCE}, {_set(other)}", accuracy, accuracy - reference])
-    return Table(
-        "What the GAN is worth, beside what split and sources are",
-        ["arm and set", "accuracy", "difference to this set's reference"],
-        rows,
-    )
+    accuracies = {other["recipe"]: other["accuracy"] for other in document["others"]}
+    accuracies[own] = reference
+    rows = [
+        _difference_row("the GAN's images", (arm["name"], own), arm["mean"]["accuracy"], reference)
+        for arm in document["arms"]
+        if arm["family"] == PAPERS
+    ]
+    compared = [pair for pair in _WORTHS if pair[1] in accuracies and pair[2] in accuracies]
+    named = {recipe for _, *pair in compared for recipe in pair}
+    # A set of another kind is told apart from this one as a whole.
+    compared += [("the other set", own, name) for name in accuracies if name not in {own, *named}]
+    for what, recipe, other in compared:
+        pair = (accuracies[recipe], accuracies[other])
+        rows.append(_difference_row(what, (REFERENCE, recipe), *pair, other=other))
+    columns = ["worth of", "arm and set", "accuracy", "less", "accuracy of that", "difference"]
+    return Table("What the GAN is worth, beside what split and sources are", columns, rows)
 
 
-def _set(data: Mapping[str, Any]) -> str:
-    split = "its splits share lesions" if data["leaky"] else "split by lesion"
-    return f"{data['recipe']} ({split})"
+def _difference_row(
+    what: str, arm: tuple[str, str], accuracy: float, less: float, *, other: str | None = None
+) -> list[Cell]:
+    name, recipe = arm
+    subtracted = f"{REFERENCE}, {other or recipe}"
+    return [what, f"{name}, {recipe}", accuracy, subtracted, less, accuracy - less]
 
 
 def _figures(document: Mapping[str, Any], folder: Path) -> list[Figure]:

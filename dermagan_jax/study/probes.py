@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import stats
@@ -25,6 +25,8 @@ from dermagan_jax.metrics import intervals
 
 # A probe fires when its interval lies above guessing by this share.
 FIRES_ABOVE = 0.05
+# Source and class go together so far that a set is called confounded.
+CONFOUNDED_FROM = 0.5
 _BORDER = 1 / 16  # Of the side.
 _CORNER = 1 / 8
 _DARK = 40  # Mean of the three channels, of 255.
@@ -212,9 +214,38 @@ def describe(training: prepared.Split, heldout: prepared.Split) -> dict[str, Any
             "cramers_v": cramers_v(table),
         },
         "vignettes": vignettes(training.image),
+        "looks": looks_by_class(training),
     }
 
 
 def vignettes(image: np.ndarray) -> float:
     """Returns the share of images with two dark corners or more."""
     return float(((corners(image) > 0.5).sum(axis=1) >= 2).mean())
+
+
+class Labelled(Protocol):
+    """Images with their classes, real or generated: [N, S, S, 3] uint8 and [N] int."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """The images."""
+
+    @property
+    def label(self) -> np.ndarray:
+        """Their classes."""
+
+
+def looks_by_class(images: Labelled) -> dict[str, dict[str, Any]]:
+    """Measures the frame of each class's images, so that generated ones stand beside real ones.
+
+    Returns:
+      By class name: `vignettes`, the share of images with one, and `border`, the mean colour of the
+      border as three numbers in [0, 255]; of the classes that have images.
+    """
+    found = {}
+    for label, name in enumerate(CLASSES):
+        image = images.image[images.label == label]
+        if len(image):
+            border = border_colour(image).mean(axis=0).tolist()
+            found[name] = {"vignettes": vignettes(image), "border": border}
+    return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 from scipy import special
 
@@ -14,7 +16,15 @@ from dermagan_jax.lesions import CLASSES
 from dermagan_jax.metrics import calibration, classification, comparison, intervals
 from dermagan_jax.predicting import predict_images
 from dermagan_jax.study import probes
-from dermagan_jax.study.arms import FILTERED, GENERATED, PAPERS, REFERENCE, Arm, Chosen
+from dermagan_jax.study.arms import (
+    DROPOUT,
+    FILTERED,
+    GENERATED,
+    PAPERS,
+    REFERENCE,
+    Arm,
+    Chosen,
+)
 from dermagan_jax.study.runner import Runner
 
 MELANOMA = CLASSES.index("melanoma")
@@ -28,23 +38,33 @@ SCORES = (
 )
 """The numbers of a classifier that are averaged over seeds."""
 
+CLASS_SCORES = ("sensitivity", "specificity", "auc")
+"""Those of each class that are shown."""
 
-def is_primary(arm: Arm, chosen: Chosen) -> bool:
-    """Whether an arm gets a verdict: not the ratios and filters that validation passed over."""
+
+def is_passed_over(arm: Arm, chosen: Chosen) -> bool:
+    """Whether validation took another ratio or filter than this arm's."""
     if arm.family == GENERATED:
-        return arm.ratio == chosen.ratio
-    if arm.family == FILTERED:
-        return arm.filter == chosen.filter
-    return arm.name != REFERENCE
+        return arm.ratio != chosen.ratio
+    return arm.family == FILTERED and arm.filter != chosen.filter
+
+
+def in_family(arm: Arm, chosen: Chosen) -> bool:
+    """Whether an arm gets a verdict, for whose number Holm's method adjusts.
+
+    Those do that add generated images to what they are compared with, since that is what a study
+    asks; dropout rates are compared with the paper's own, on the same images.
+    """
+    return arm.needs_gan and arm.family != DROPOUT and not is_passed_over(arm, chosen)
 
 
 def is_shown(arm: Arm, chosen: Chosen) -> bool:
     """Whether an arm is looked at closely: the reference, and what adds generated images to it."""
-    return arm.name == REFERENCE or (arm.family in (GENERATED, PAPERS) and is_primary(arm, chosen))
+    return arm.name == REFERENCE or (arm.family in (GENERATED, PAPERS) and in_family(arm, chosen))
 
 
 def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, Any]:
-    """Scores every arm on the test split and compares it with the reference.
+    """Scores every arm on the test split and compares it with its reference.
 
     Args:
       runner: of the finished study.
@@ -56,36 +76,9 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
     """
     test = prepared.load_split(runner.opened.folder, "test")
     counts = runner.opened.report["counts"]
-    validation_label = runner.opened.split("validation").label
-    by_name = {arm.name: arm for arm in arms}
-    logits = {name: runner.logits(arm, "test") for name, arm in by_name.items()}
-    right = {name: each.argmax(axis=-1) == test.label for name, each in logits.items()}
-    compared = _compare(by_name, right, test)
-    primary = {
-        name: difference
-        for name, difference in compared.items()
-        if is_primary(by_name[name], chosen)
-    }
-    verdicts = comparison.verdicts(primary, margin=runner.config.margin)
-    adjusted = dict(
-        zip(primary, comparison.holm([each.p_value for each in primary.values()]), strict=True)
-    )
-    rows = []
-    for name, arm in by_name.items():
-        validation = runner.logits(arm, "validation")
-        seeds = _seeds(runner, arm, logits[name], validation, test.label, validation_label)
-        row = _describe(arm) | {"seeds": seeds, "mean": _mean(seeds)}
-        row["num_generated"] = runner.num_generated(arm)
-        if is_shown(arm, chosen):
-            row["shortcuts"] = _shortcuts(runner, arm, test, right[name])
-        if name in compared:
-            row["difference"] = dataclasses.asdict(compared[name])
-            row["mcnemar_p"] = comparison.mcnemar(
-                *(_together(logits[each]) == test.label for each in (name, arm.reference))
-            )
-        if name in verdicts:
-            row |= {"verdict": verdicts[name], "adjusted_p": adjusted[name]}
-        rows.append(row)
+    logits = {arm.name: runner.logits(arm, "test") for arm in arms}
+    rows = _score_all(runner, arms, chosen, logits, test)
+    _compare_all(rows, arms, chosen, logits, test, margin=runner.config.margin)
     return {
         "kind": runner.opened.report["kind"],
         "data": runner.opened.description(),
@@ -97,24 +90,106 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
         "gan_seeds": list(runner.config.gan_seeds),
         "classifier_seeds": list(runner.config.classifier_seeds),
         "seeds_per_gan": runner.config.seeds_per_gan,
-        "intervals": {"level": intervals.LEVEL, "resamples": intervals.NUM_RESAMPLES},
-        "arms": rows,
+        "intervals": {"level": intervals.LEVEL, "resamples": comparison.NUM_RESAMPLES},
+        "config": _configuration(runner.config),
+        "arms": list(rows.values()),
     }
 
 
+def _configuration(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns all of a study's fields as JSON types, but for where things lie."""
+    document = json.loads(config.to_json_best_effort())
+    for part in (document, document["gan"], document["classifier"]):
+        part.pop("data_dir")
+    for name in ("beside", "more_real_dir"):
+        document.pop(name)
+    document["gan"]["init_from"] = bool(document["gan"]["init_from"])
+    return document
+
+
+def _score_all(
+    runner: Runner,
+    arms: Sequence[Arm],
+    chosen: Chosen,
+    logits: Mapping[str, np.ndarray],
+    test: prepared.Split,
+) -> dict[str, dict[str, Any]]:
+    """Scores the classifiers of each arm by themselves."""
+    validation_label = runner.opened.split("validation").label
+    rows = {}
+    for arm in arms:
+        validation = runner.logits(arm, "validation")
+        seeds = _seeds(runner, arm, logits[arm.name], validation, test.label, validation_label)
+        row = _describe(arm) | {"seeds": seeds, "mean": _mean(seeds)}
+        row["num_generated"] = runner.num_generated(arm)
+        if is_shown(arm, chosen):
+            right = logits[arm.name].argmax(axis=-1) == test.label
+            row["shortcuts"] = _shortcuts(runner, arm, test, right)
+        rows[arm.name] = row
+    return rows
+
+
+def _compare_all(
+    rows: Mapping[str, dict[str, Any]],
+    arms: Sequence[Arm],
+    chosen: Chosen,
+    logits: Mapping[str, np.ndarray],
+    test: prepared.Split,
+    *,
+    margin: float,
+) -> None:
+    """Writes into the rows how each arm differs from its reference, and what that shows."""
+    compared = {
+        arm.name: _compare(logits[arm.name], _paired(logits, arm), test)
+        for arm in arms
+        if arm.name != REFERENCE
+    }
+    family = [arm.name for arm in arms if in_family(arm, chosen)]
+    p_values = comparison.holm([compared[name].p_value for name in family])
+    adjusted = dict(zip(family, p_values, strict=True))
+    for arm in arms:
+        if arm.name == REFERENCE:
+            continue
+        row, found = rows[arm.name], compared[arm.name]
+        row["difference"] = dataclasses.asdict(found)
+        row["reference_mean"] = _balanced(rows[arm.reference]["seeds"], row["seeds"])
+        # As many classifiers of each: more of them, asked together, do better by that alone.
+        both = logits[arm.name][:1], _paired(logits, arm)[:1]
+        row["mcnemar_p"] = comparison.mcnemar(*(_together(each) == test.label for each in both))
+        if arm.name in adjusted:
+            p_value = adjusted[arm.name]
+            row |= {
+                "adjusted_p": p_value,
+                "verdict": comparison.verdict(found, p_value, margin=margin),
+                "smallest_found": comparison.smallest_found(found, len(family)),
+            }
+        elif not is_passed_over(arm, chosen):
+            row["unadjusted_verdict"] = comparison.verdict(found, found.p_value, margin=margin)
+
+
+def _paired(logits: Mapping[str, np.ndarray], arm: Arm) -> np.ndarray:
+    """Returns what the classifiers of an arm's reference say, those of the arm's seeds."""
+    return logits[arm.reference][:, : logits[arm.name].shape[1]]
+
+
 def _compare(
-    arms: Mapping[str, Arm], right: Mapping[str, np.ndarray], test: prepared.Split
-) -> dict[str, comparison.Difference]:
-    """Compares each arm's [G, C, N] right answers with its reference's, by the seeds of both."""
+    logits: np.ndarray, reference: np.ndarray, test: prepared.Split
+) -> comparison.Difference:
+    """Compares [G, C, N, K] logits with their reference's."""
+    right, reference_right = (each.argmax(axis=-1) == test.label for each in (logits, reference))
+    # The same draws for every arm, so that another arm does not change this one's interval.
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    found = {}
-    for name, each in right.items():
-        if name != REFERENCE:
-            reference = right[arms[name].reference][:, : each.shape[1]]
-            found[name] = comparison.paired_difference(
-                each, reference, test.lesion, label=test.label, rng=rng
-            )
-    return found
+    return comparison.paired_difference(
+        right, reference_right, test.lesion, label=test.label, rng=rng
+    )
+
+
+def _balanced(reference: Sequence[Mapping[str, Any]], seeds: Sequence[Mapping[str, Any]]) -> float:
+    """Averages the reference's balanced accuracy over an arm's classifier seeds."""
+    wanted = {seed["classifier_seed"] for seed in seeds}
+    return float(
+        np.mean([row["balanced_accuracy"] for row in reference if row["classifier_seed"] in wanted])
+    )
 
 
 def _shortcuts(runner: Runner, arm: Arm, test: prepared.Split, right: np.ndarray) -> dict[str, Any]:
@@ -128,7 +203,7 @@ def _shortcuts(runner: Runner, arm: Arm, test: prepared.Split, right: np.ndarray
             {"source": source, "images": count, "accuracy": accuracy}
             for source, count, accuracy in probes.accuracy_by_source(test, right)
         ],
-        "generated_vignettes": [probes.vignettes(each.image) for each in runner.generated(arm)],
+        "generated": [probes.looks_by_class(each) for each in runner.generated(arm)],
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from dermagan_jax import (
     choosing,
+    classifier_config,
     classifier_trainer,
     files,
     gan_trainer,
@@ -23,13 +24,14 @@ from dermagan_jax import (
     workdir,
 )
 from dermagan_jax import features as extractors
+from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data import prepared
 from dermagan_jax.data.training import open_for_training
-from dermagan_jax.errors import DermaganError
+from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.generated_images import Generated
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.metrics import classification
-from dermagan_jax.study import cells, filters
+from dermagan_jax.study import cells, checks, filters
 from dermagan_jax.study.arms import (
     ALL,
     DISCARDED,
@@ -39,13 +41,11 @@ from dermagan_jax.study.arms import (
     Chosen,
     judge,
     known_arms,
-    pool_counts,
 )
 from dermagan_jax.trained_classifier import TrainedClassifier, load_classifier
 from dermagan_jax.writers import METRICS_FILE, read_metrics
 
-POOL_SEED = 0
-WAIT_SECONDS = 5.0
+IMAGES_SEED = 0
 
 _logger = logging.getLogger("dermagan")
 
@@ -78,8 +78,12 @@ class Runner:
     def __init__(self, config: ml_collections.ConfigDict, out: Path) -> None:
         """Opens the prepared set.
 
+        Args:
+          config: the study's, checked.
+          out: its folder; nothing is written to it yet.
+
         Raises:
-          DermaganError: bad input.
+          DermaganError: the set does not fit the configuration.
         """
         self.config = config
         self.out = out
@@ -87,8 +91,7 @@ class Runner:
             config.data_dir, image_size=config.classifier.model.image_size
         )
         self._hashes = self.opened.report["split_hashes"]
-        for name in config.filters:
-            judge(filters.read(name).network, config)
+        checks.check_data(config, self.opened)
 
     def run(self) -> tuple[list[Arm], Chosen]:
         """Makes all cells; returns the arms, and what validation chose on the way."""
@@ -178,7 +181,7 @@ class Runner:
                     left.append(cell)
             if left and len(left) == len(pending):
                 _logger.info("study: waiting for another process: %s", left[0])
-                time.sleep(WAIT_SECONDS)
+                time.sleep(cells.WAIT_SECONDS)
             pending = left
 
     def _once(self, name: str, is_made: Callable[[], bool], make: Callable[[], object]) -> bool:
@@ -203,11 +206,16 @@ class Runner:
                 (workdir.seed_folder(folder, seed) / workdir.SUMMARY).is_file() for seed in seeds
             )
 
-        return self._once(
-            f"cell-{folder.name}",
-            is_made,
-            lambda: classifier_trainer.train_seeds(config, seeds, folder),
-        )
+        def make() -> None:
+            try:
+                classifier_trainer.train_seeds(config, seeds, folder)
+            except TrainingError as error:
+                raise TrainingError(
+                    f"{cell}: {error}; leave the seed out of config.classifier_seeds, or lower "
+                    "config.classifier.optimizer.learning_rate, and run the study again"
+                ) from error
+
+        return self._once(f"cell-{folder.name}", is_made, make)
 
     def _cell_folder(self, cell: Cell) -> Path | None:
         """Returns where a cell is; None while its images are not there."""
@@ -222,56 +230,68 @@ class Runner:
             config,
             splits=self._hashes,
             images=images and images.name,
+            weights=self._weights(config),
             extra=extra and prepared.load_report(Path(extra))["split_hashes"],
         )
         return self.out / "cells" / name
+
+    def _weights(self, config: ml_collections.ConfigDict) -> str | None:
+        """Returns what tells a network's weights from others: their contents, or their name."""
+        path = classifier_config.weights_file(config)
+        return cells.file_sha256(path) if path else config.model.get("weights")
 
     def _cell_config(self, cell: Cell, images: Path | None) -> ml_collections.ConfigDict:
         config = cell.arm.configure(self.config.classifier)
         config.data_dir = self.config.data_dir
         if images is not None:
-            config.synthetic.dir = str(images)
-            # Chosen images are all used, of the pool as many as the arm says.
-            if cell.arm.images == ALL:
-                config.synthetic.ratio = cell.arm.ratio
-                config.synthetic.per_class = cell.arm.per_class
+            config.synthetic.dir = str(images)  # All of the folder are the arm's.
         return config
 
     def _gan(self, seed: int) -> Path | None:
         """Returns the workdir of a finished GAN; None while another process trains it."""
         config = self.config.gan.copy_and_resolve_references()
         config.seed, config.data_dir = seed, self.config.data_dir
-        name = cells.key(config, splits=self._hashes, seed=seed)
+        start = _start(Path(config.init_from)) if config.init_from else None
+        name = cells.key(config, splits=self._hashes, seed=seed, start=start)
         folder = self.out / "gans" / name
 
         def is_made() -> bool:
             return (folder / workdir.SUMMARY).is_file()
 
-        made = self._once(f"gan-{name}", is_made, lambda: gan_trainer.train(config, folder))
-        return folder if made else None
+        def make() -> None:
+            try:
+                gan_trainer.train(config, folder)
+            except TrainingError as error:
+                raise TrainingError(
+                    f"GAN {seed}: {error}; leave the seed out of config.gan_seeds, or set "
+                    "config.gan.rollbacks=3, and run the study again"
+                ) from error
+
+        return folder if self._once(f"gan-{name}", is_made, make) else None
 
     def _images(self, cell: Cell) -> Path | None:
         """Returns the folder of a cell's generated images; None without any, or not yet."""
-        if not cell.arm.needs_gan or cell.gan_seed is None:
+        arm = cell.arm
+        if not arm.needs_gan or cell.gan_seed is None:
             return None
         gan = self._gan(cell.gan_seed)
         if gan is None:
             return None
-        counts = pool_counts(self.config, self.opened.train.counts())
-        pool = self._folder(
-            lambda: synthesis.generate(synthesis.load_gan(gan), per_class=counts, seed=POOL_SEED),
-            gan=gan.name,
-            counts=counts,
+        # The first images of a class are the same however many there are, so that arms of one GAN
+        # share images, and none depends on what the others ask for.
+        counts = arm.num_images(self.opened.train.counts())
+        inputs: dict[str, Any] = {"gan": gan.name, "seed": IMAGES_SEED, "counts": counts}
+        candidates = self._folder(
+            lambda: synthesis.generate(synthesis.load_gan(gan), per_class=counts, seed=IMAGES_SEED),
+            **inputs,
         )
-        if pool is None or cell.arm.images == ALL:
-            return pool
-        arm = cell.arm
-        inputs = {"pool": pool.name, "ratio": arm.ratio, "filter": arm.filter}
-        inputs["judge"] = self.judge_of(arm.filter)
-        passed = self._folder(lambda: self._passed(pool, gan, arm), **inputs)
+        if candidates is None or arm.images == ALL:
+            return candidates
+        inputs |= {"filter": arm.filter, "judge": self.judge_of(arm.filter)}
+        passed = self._folder(lambda: self._passed(candidates, gan, cell), **inputs)
         if passed is None or arm.images != DISCARDED:
             return passed
-        return self._folder(lambda: self._as_many(pool, passed), **inputs, discarded=True)
+        return self._folder(lambda: _as_many(candidates, passed), **inputs, discarded=True)
 
     def _folder(self, make: Callable[[], Generated], **inputs: Any) -> Path | None:
         name = cells.key(ml_collections.ConfigDict(), splits=self._hashes, **inputs)
@@ -286,19 +306,14 @@ class Runner:
         )
         return folder if made else None
 
-    def _counts(self, ratio: float) -> dict[str, int]:
-        return {name: round(ratio * count) for name, count in self.opened.train.counts().items()}
-
-    def _passed(self, pool: Path, gan: Path, arm: Arm) -> Generated:
+    def _passed(self, candidates: Path, gan: Path, cell: Cell) -> Generated:
         """Returns the images of A4 that a filter accepts."""
-        images = generated_images.load_folder(pool).first(self._counts(arm.ratio))
-        return filters.passed(images, self._filter(arm.filter, gan), text=arm.filter)
-
-    def _as_many(self, pool: Path, passed: Path) -> Generated:
-        """Returns the first of the pool, as many of each class as passed."""
-        label = generated_images.load_folder(passed).label
-        numbers = np.bincount(label, minlength=len(CLASSES)).tolist()
-        return generated_images.load_folder(pool).first(dict(zip(CLASSES, numbers, strict=True)))
+        images = generated_images.load_folder(candidates)
+        text = cell.arm.filter
+        try:
+            return filters.passed(images, self._filter(text, gan), text=text)
+        except DermaganError as error:
+            raise DermaganError(f"{cell}: {error}") from error
 
     def _filter(self, text: str, gan: Path) -> synthesis.Filter:
         wanted = filters.read(text)
@@ -313,11 +328,12 @@ class Runner:
         return choosing.Agreed(first, train_split_sha256=sha256)
 
     def judge_of(self, text: str) -> str | None:
-        """Returns the cell whose classifier a filter asks; None if it asks none."""
+        """Returns the cell and seed of the classifier that a filter asks; None if it asks none."""
         wanted = filters.read(text)
         if wanted.name != filters.AGREED:
             return None
-        return self._first_folder(judge(wanted.network, self.config)).parent.name
+        first = self._first_folder(judge(wanted.network, self.config))
+        return f"{first.parent.name}/{first.name}"
 
     def _choose(self, arms: Sequence[Arm], chosen: Chosen) -> Chosen:
         """Chooses A4's ratio, then A5's filter, by validation's balanced accuracy."""
@@ -343,3 +359,22 @@ class Runner:
             )
 
         return max((arm for arm in arms if arm.family == family), key=score, default=None)
+
+
+def _start(source: Path) -> dict[str, Any]:
+    """Describes the checkpoint that a GAN starts from by what it came of, wherever it lies."""
+    with Checkpoints(source, read_only=True) as checkpoints:
+        step = checkpoints.steps()[-1]
+        provenance = checkpoints.restore_config(step)
+    before = [each["train_split_sha256"] for each in provenance.get("pretraining", [])]
+    config = ml_collections.ConfigDict(provenance["config"])
+    seen = [*before, provenance["data"]["train_split_sha256"]]
+    return {"gan": cells.key(config, seed=config.seed, seen=seen), "step": step}
+
+
+def _as_many(candidates: Path, passed: Path) -> Generated:
+    """Returns the first of a GAN's images, as many of each class as passed a filter."""
+    label = generated_images.load_folder(passed).label
+    numbers = np.bincount(label, minlength=len(CLASSES)).tolist()
+    images = generated_images.load_folder(candidates)
+    return images.first(dict(zip(CLASSES, numbers, strict=True)))

@@ -6,10 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dermagan_jax import console, figures
-from dermagan_jax.lesions import CLASSES
-from dermagan_jax.study import forest, paper
-from dermagan_jax.study.arms import FILTERED, GENERATED, NEGATIVE_CONTROL, PAPERS
+from dermagan_jax import console
+from dermagan_jax.study import (
+    forest,
+    paper,
+    probes,
+    protocol_section,
+    score_sections,
+    shortcuts_section,
+)
+from dermagan_jax.study.arms import (
+    DROPOUT,
+    FEWER,
+    FILTERED,
+    GENERATED,
+    NEGATIVE_CONTROL,
+    NETWORKS,
+    PAPERS,
+    PAPERS_NETWORKS,
+)
 from dermagan_jax.study.report import Cell, Figure, Section, Table, write_report
 
 REPORT = "report.html"
@@ -39,19 +54,36 @@ def write(
     return write_report(
         out / REPORT,
         title="Do generated images help?",
-        notice=console.notice(document["kind"]),
+        notice=notice(document),
         sections=[
             _verdict_section(folder, document),
             *([papers] if papers else []),
             _arms_section(document),
-            _classes_section(folder, document),
-            _calibration_section(document),
-            _shortcuts_section(document),
+            *score_sections.sections(document, folder),
+            shortcuts_section.section(document),
             *pictures,
-            _protocol_section(document),
+            protocol_section.section(document),
         ],
         commands=commands,
     )
+
+
+def notice(document: Mapping[str, Any]) -> str:
+    """Says above all else what the data are, and what is wrong with them.
+
+    Args:
+      document: what results.json holds.
+    """
+    said = []
+    if document["data"]["leaky"]:
+        said.append("This set leaks: its splits share lesions, so that all scores are too high.")
+    association = document["shortcuts"]["sources"]["cramers_v"]
+    if association >= probes.CONFOUNDED_FROM:
+        said.append(
+            "It is confounded: its classes come from different sources (Cramér's V "
+            f"{association:.2f}), so that the source alone gives a class away."
+        )
+    return " ".join([*said, console.notice(document["kind"])])
 
 
 def verdict(document: Mapping[str, Any]) -> list[str]:
@@ -77,15 +109,27 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
             "the images say of their classes."
         )
     paragraphs += warnings(document["shortcuts"])
-    smallest = [arm["difference"]["smallest"] for arm in main]
-    if smallest:
-        tested = document["num_test"]
-        paragraphs.append(
-            f"With {tested['images']:,} test images of {tested['lesions']:,} lesions and these "
-            f"seeds, only a difference of about {_points(max(smallest)):.1f} points would be found "
-            "four times in five."
-        )
+    if main:
+        paragraphs.append(_reach(document, main))
     return paragraphs
+
+
+def _reach(document: Mapping[str, Any], main: Sequence[Mapping[str, Any]]) -> str:
+    """Says how small a difference this study could have found, and what its intervals leave out."""
+    tested = document["num_test"]
+    num_compared = sum("verdict" in arm for arm in document["arms"])
+    smallest = _points(max(arm["smallest_found"] for arm in main))
+    text = (
+        f"With {tested['images']:,} test images of {tested['lesions']:,} lesions, these seeds and "
+        f"p-values adjusted over {num_compared} arms, only a difference of about {smallest:.1f} "
+        "points would be found four times in five."
+    )
+    if len(document["gan_seeds"]) == 1:
+        text += (
+            " There is one GAN: the intervals hold no variation over GANs, and another could do "
+            "better or worse than they say."
+        )
+    return text
 
 
 def warnings(shortcuts: Mapping[str, Any]) -> list[str]:
@@ -129,7 +173,6 @@ def _verdict_section(folder: Path, document: Mapping[str, Any]) -> Section:
             rows,
             folder / "forest.png",
             margin=_points(document["margin"]),
-            reference=document["reference"],
             phantom=document["kind"] == "phantom",
         )
         drawn.append(
@@ -143,22 +186,14 @@ def _verdict_section(folder: Path, document: Mapping[str, Any]) -> Section:
 
 
 def _forest_rows(document: Mapping[str, Any]) -> list[forest.Row]:
-    scores = {
-        arm["name"]: {seed["classifier_seed"]: seed["balanced_accuracy"] for seed in arm["seeds"]}
-        for arm in document["arms"]
-    }
+    by_name = {arm["name"]: arm for arm in document["arms"]}
     return [
         forest.Row(
             name=arm["name"],
             value=_points(arm["difference"]["value"]),
             low=_points(arm["difference"]["low"]),
             high=_points(arm["difference"]["high"]),
-            seeds=[
-                _points(
-                    seed["balanced_accuracy"] - scores[arm["reference"]][seed["classifier_seed"]]
-                )
-                for seed in arm["seeds"]
-            ],
+            seeds=_seed_differences(arm, by_name[arm["reference"]]),
             verdict=arm.get("verdict"),
         )
         for arm in document["arms"]
@@ -166,25 +201,60 @@ def _forest_rows(document: Mapping[str, Any]) -> list[forest.Row]:
     ]
 
 
+def _seed_differences(arm: Mapping[str, Any], reference: Mapping[str, Any]) -> list[float]:
+    """Returns each classifier's points less those of the reference's with the same seeds."""
+    scores = {
+        (seed["gan_seed"], seed["classifier_seed"]): seed["balanced_accuracy"]
+        for seed in reference["seeds"]
+    }
+    has_gan = reference["seeds"][0]["gan_seed"] is not None
+    return [
+        _points(
+            seed["balanced_accuracy"]
+            - scores[seed["gan_seed"] if has_gan else None, seed["classifier_seed"]]
+        )
+        for seed in arm["seeds"]
+    ]
+
+
 def _arms_section(document: Mapping[str, Any]) -> Section:
     columns = [
-        *("arm", "trained on", "runs", "balanced accuracy", "difference", "95% low", "95% high"),
-        *("p, Holm", "p, McNemar", "verdict"),
+        *("arm", "trained on", "runs", "balanced accuracy", "compared with", "its, same seeds"),
+        *("difference", "95% low", "95% high", "p, Holm", "p, McNemar", "verdict"),
     ]
     rows = [_arm_row(arm) for arm in document["arms"]]
-    chosen = document["chosen"]
+    num_compared = sum("verdict" in arm for arm in document["arms"])
     text = (
         "All arms of a network have the same steps, batch and learning rate. Differences are "
-        "paired: the same test images, and the same classifier seeds. Intervals draw lesions, "
-        "GAN seeds and classifier seeds anew. Holm's method adjusts p over the arms with a "
-        "verdict. McNemar's test, a second opinion, counts images as if they were independent."
+        "paired: the same test images, and the same classifier seeds, over which the mean of what "
+        f"an arm is compared with is given too. {_who_is_compared(document)}\n\n"
+        "Intervals hold what varies with lesions, GAN seeds and classifier seeds. Holm's method "
+        f"adjusts p over the {num_compared} arms that add generated images to what they are "
+        "compared with, and these alone have a verdict; what the others show is said without any "
+        "adjustment. McNemar's test, a second opinion, asks the first GAN's classifiers together, "
+        "and as many of the other arm's, of the same seeds; it counts images as if they were "
+        "independent."
     )
-    if any(arm["reference"] != document["reference"] for arm in document["arms"]):
-        text += " Another network with generated images is compared with itself without."
+    chosen = document["chosen"]
     if chosen["ratio"] is not None:
         text += f"\n\nValidation chose the ratio {chosen['ratio']:g}"
         text += f" and the filter {chosen['filter']}." if chosen["filter"] else "."
     return Section("Arms", text, tables=[Table("Arms, means over seeds", columns, rows)])
+
+
+def _who_is_compared(document: Mapping[str, Any]) -> str:
+    families = {arm["family"] for arm in document["arms"] if "difference" in arm}
+    text = f"Most are compared with {document['reference']}."
+    if families & {NETWORKS, PAPERS_NETWORKS}:
+        text += " Another network with generated images is compared with itself without."
+    if DROPOUT in families:
+        text += f" Dropout rates are compared with {PAPERS}, which has the paper's."
+    if any(arm["family"] == FEWER and arm["ratio"] for arm in document["arms"]):
+        text += (
+            f" {FEWER} with generated images is compared with as few real ones alone; its GAN saw "
+            "all of the real images, so that it shows what a GAN of many can do for few."
+        )
+    return text
 
 
 def _arm_row(arm: Mapping[str, Any]) -> list[Cell]:
@@ -195,180 +265,18 @@ def _arm_row(arm: Mapping[str, Any]) -> list[Cell]:
         arm["title"],
         len(arm["seeds"]),
         arm["mean"]["balanced_accuracy"],
+        arm["reference"] if difference else None,
+        arm.get("reference_mean"),
         *ends,
         arm.get("adjusted_p"),
         arm.get("mcnemar_p"),
-        arm.get("verdict", "the reference" if difference is None else "not chosen"),
+        _shown_verdict(arm),
     ]
 
 
-def _classes_section(folder: Path, document: Mapping[str, Any]) -> Section:
-    rows: list[list[Cell]] = []
-    for arm in document["arms"]:
-        sensitivity = [
-            _mean([seed["per_class"][name]["sensitivity"] for seed in arm["seeds"]])
-            for name in CLASSES
-        ]
-        mean = arm["mean"]
-        rows.append(
-            [
-                arm["name"],
-                *sensitivity,
-                mean["macro_auc"],
-                mean["melanoma_sensitivity_at_90"],
-                mean["melanoma_sensitivity_at_95"],
-            ]
-        )
-    columns = [
-        "arm",
-        *(f"sensitivity, {name.replace('_', ' ')}" for name in CLASSES),
-        "macro AUC",
-        "melanoma sensitivity at 90% specificity",
-        "at 95%",
-    ]
-    shown = [arm for arm in document["arms"] if "shortcuts" in arm]
-    matrices = [_matrix(folder, arm, document["kind"] == "phantom") for arm in shown]
-    return Section(
-        "Classes",
-        "Means over seeds. A specificity is reached at a threshold on these same images.",
-        tables=[Table("Classes", columns, rows)],
-        figures=matrices,
-    )
-
-
-def _matrix(folder: Path, arm: Mapping[str, Any], phantom: bool) -> Figure:
-    first = arm["seeds"][0]
-    title = f"{arm['name']}: accuracy {first['accuracy']:.1%} of {first['n']:,}"
-    name = arm["name"].replace(" ", "_")
-    path = figures.confusion_matrix(
-        first["confusion_matrix"],
-        CLASSES,
-        folder / f"confusion_matrix_{name}.png",
-        title=title,
-        phantom=phantom,
-    )
-    return Figure(path, "The first pair of seeds.", f"Confusion matrix of {title}")
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _calibration_section(document: Mapping[str, Any]) -> Section:
-    rows: list[list[Cell]] = []
-    for arm in document["arms"]:
-        seeds = arm["seeds"]
-        rows.append(
-            [
-                arm["name"],
-                arm["mean"]["loss"],
-                arm["mean"]["temperature"],
-                *(
-                    _mean([part[name] for part in parts])
-                    for name in ("expected_calibration_error", "brier")
-                    for parts in (seeds, [seed["calibrated"] for seed in seeds])
-                ),
-            ]
-        )
-    columns = [
-        *("arm", "loss", "temperature", "calibration error", "calibration error, calibrated"),
-        *("Brier score", "Brier score, calibrated"),
-    ]
-    return Section(
-        "Calibration",
-        "How far probabilities can be taken at their word: a calibration error of 0.1 says that "
-        "they are off by 10 points on average. The temperature is fitted on the validation split.",
-        tables=[Table("Calibration, means over seeds", columns, rows)],
-    )
-
-
-def _shortcuts_section(document: Mapping[str, Any]) -> Section:
-    found = document["shortcuts"]
-    probed: list[list[Cell]] = [
-        [
-            each["name"],
-            *(each["accuracy"][name] for name in ("value", "low", "high")),
-            each["guessing"],
-            "fires" if each["fires"] else "no sign",
-        ]
-        for each in found["probes"]
-    ]
-    sources = found["sources"]
-    by_class: list[list[Cell]] = [
-        [name or "not said", *(sources["counts"][each][index] for each in CLASSES)]
-        for index, name in enumerate(sources["names"])
-    ]
-    arms = [arm for arm in document["arms"] if "shortcuts" in arm]
-    without: list[list[Cell]] = [
-        [arm["name"], arm["shortcuts"]["accuracy"], arm["shortcuts"]["accuracy_without_vignette"]]
-        for arm in arms
-    ]
-    by_source: list[list[Cell]] = [
-        [arm["name"], row["source"] or "not said", row["images"], row["accuracy"]]
-        for arm in arms
-        for row in arm["shortcuts"]["by_source"]
-    ]
-    shares = [share for arm in arms for share in arm["shortcuts"]["generated_vignettes"]]
-    drawn = ", ".join(f"{share:.0%}" for share in shares) or "none were made"
-    return Section(
-        "Shortcuts",
-        "What gives a class away and is no lesion, by a linear classifier, tried on validation "
-        "lesions. A probe fires where its 95% interval lies 5 points above guessing.\n\n"
-        f"Source and class go together with a Cramér's V of {sources['cramers_v']:.2f} (0: not at "
-        f"all, 1: wholly). Images with a vignette: {found['vignettes']:.0%} of the real training "
-        f"images; of the generated ones of each GAN: {drawn}.",
-        tables=[
-            Table(
-                "Balanced accuracy without the lesion",
-                ["by", "accuracy", "95% low", "95% high", "guessing", ""],
-                probed,
-            ),
-            Table(
-                "Training images by source",
-                ["source", *(name.replace("_", " ") for name in CLASSES)],
-                by_class,
-            ),
-            Table(
-                "Accuracy of the first seeds, on the square inside a vignette",
-                ["arm", "whole image", "inside"],
-                without,
-            ),
-            Table(
-                "Accuracy by source, all seeds", ["arm", "source", "images", "accuracy"], by_source
-            ),
-        ],
-    )
-
-
-def _protocol_section(document: Mapping[str, Any]) -> Section:
-    data = document["data"]
-    counts = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in data["counts"].items())
-    leaks = " Its splits share lesions on purpose, so all scores are too high." * data["leaky"]
-    gans = ", ".join(map(str, document["gan_seeds"]))
-    classifiers = ", ".join(map(str, document["classifier_seeds"]))
-    of_gan = ", ".join(map(str, document["classifier_seeds"][: document["seeds_per_gan"]]))
-    return Section(
-        "Protocol",
-        f"Real training images: {counts}. GAN, filters and classifiers see the training split "
-        f"alone; checkpoints, ratio and filter are chosen on the validation split; the test split "
-        f"of {document['num_test']['images']:,} images is read for the scores.{leaks}\n\n"
-        f"GAN seeds: {gans}. Classifier seeds: {classifiers}; of each GAN: {of_gan}. Each "
-        "classifier is taken at its lowest validation loss.",
-        tables=[
-            Table(
-                "Seeds, on the test split",
-                ["arm", "GAN seed", "classifier seed", "balanced accuracy", "accuracy", "loss"],
-                [
-                    [
-                        arm["name"],
-                        seed["gan_seed"],
-                        seed["classifier_seed"],
-                        *(seed[name] for name in ("balanced_accuracy", "accuracy", "loss")),
-                    ]
-                    for arm in document["arms"]
-                    for seed in arm["seeds"]
-                ],
-            )
-        ],
-    )
+def _shown_verdict(arm: Mapping[str, Any]) -> str:
+    if "difference" not in arm:
+        return "the reference"
+    if "unadjusted_verdict" in arm:
+        return f"unadjusted: {arm['unadjusted_verdict']}"
+    return arm.get("verdict", "not chosen")

@@ -10,14 +10,25 @@ from typing import Any
 
 import ml_collections
 
-from dermagan_jax import classifier_config, files, gan_config, training_set
+from dermagan_jax import files
 from dermagan_jax.data import prepared
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.study import arms, cards, paper, pictures, probes, results, study_report
+from dermagan_jax.lesions import CLASSES
+from dermagan_jax.study import (
+    cards,
+    cells,
+    checks,
+    paper,
+    pictures,
+    probes,
+    results,
+    study_report,
+)
 from dermagan_jax.study.runner import Runner
 
 RESULTS, TABLE = "results.json", "results.csv"
 _COLUMNS = ("arm", "family", "gan_seed", "classifier_seed", *results.SCORES)
+_OF_CLASSES = [(name, measure) for name in CLASSES for measure in results.CLASS_SCORES]
 # What a study's folder holds; anything else is not ours to write beside.
 _OURS = frozenset(
     {
@@ -46,7 +57,7 @@ def run(
       DermaganError: bad input, before anything is written.
       LeakError: splits share lesions that should not.
     """
-    _check(config)
+    checks.check(config)
     others = paper.read_others(config.beside, RESULTS)
     _claim(out)
     runner = Runner(config, out)
@@ -54,30 +65,17 @@ def run(
     all_arms, chosen = runner.run()
     document = results.summarise(runner, all_arms, chosen)
     document |= {"shortcuts": found, "others": others}
-    files.write_json(out / RESULTS, document)
-    _write_table(out / TABLE, document)
-    cards.write(out, document, runner.opened.report)
-    folder = out / study_report.FIGURES
-    folder.mkdir(exist_ok=True)
-    shown = [arm for arm in all_arms if results.is_shown(arm, chosen)]
-    drawn = pictures.sections(runner, shown, folder)
-    study_report.write(out, document, pictures=drawn, commands=commands)
+    # Processes that end together would write over each other's half-written files.
+    with cells.awaited(out, "results"):
+        files.write_json(out / RESULTS, document)
+        _write_table(out / TABLE, document)
+        cards.write(out, document, runner.opened.report)
+        folder = out / study_report.FIGURES
+        folder.mkdir(exist_ok=True)
+        shown = [arm for arm in all_arms if results.is_shown(arm, chosen)]
+        drawn = pictures.sections(runner, shown, folder)
+        study_report.write(out, document, pictures=drawn, commands=commands)
     return document
-
-
-def _check(config: ml_collections.ConfigDict) -> None:
-    arms.check(config)
-    classifier_config.check(config.classifier)
-    training_set.check(config.classifier)
-    gan_config.check(config.gan)
-    for name in ("gan_seeds", "classifier_seeds"):
-        seeds = config[name]
-        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-            raise DermaganError(f"config.{name} is {seeds}; give numbers from 0, none twice")
-    if config.seeds_per_gan < 1:
-        raise DermaganError(f"config.seeds_per_gan is {config.seeds_per_gan}; give 1 or more")
-    if not 0 < config.margin < 1:
-        raise DermaganError(f"config.margin is {config.margin}; give a share such as 0.02")
 
 
 def _probe(data_dir: Path) -> dict[str, Any]:
@@ -93,7 +91,7 @@ def _claim(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise DermaganError(f"{out}: is no folder; name another --out")
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    others = sorted(names - _OURS)
+    others = sorted(name for name in names - _OURS if not files.is_partial(name))
     if others:
         raise DermaganError(f"{out}: holds {others[0]}, which is no study's; name another --out")
 
@@ -101,11 +99,12 @@ def _claim(out: Path) -> None:
 def _write_table(path: Path, document: Mapping[str, Any]) -> None:
     with files.replacing(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        writer.writerow([*_COLUMNS, *(f"{name}_{measure}" for name, measure in _OF_CLASSES)])
         writer.writerows(_rows(document))
 
 
 def _rows(document: Mapping[str, Any]) -> Iterator[list[Any]]:
     for arm in document["arms"]:
         for seed in arm["seeds"]:
-            yield [arm["name"], arm["family"], *(seed[name] for name in _COLUMNS[2:])]
+            of_classes = [seed["per_class"][name][measure] for name, measure in _OF_CLASSES]
+            yield [arm["name"], arm["family"], *(seed[name] for name in _COLUMNS[2:]), *of_classes]
