@@ -160,5 +160,6 @@ def test_an_ablation_is_read_where_the_shorter_runs_end(tmp_path):
         ),
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = gans._of_ablation(tmp_path)
+    found = gans._of_ablation(tmp_path, 32)
     assert found == {"KID": 1.536, "coverage": 1.536, "accuracy": 1.536, "diversity": 0.5}
+    assert gans._of_ablation(tmp_path, 64) is None
