@@ -130,20 +130,23 @@ def test_two_processes_of_two_devices_equal_one_of_four(
 
 
 @pytest.mark.parametrize(
-    ("kind", "config"),
+    ("kind", "config", "mesh"),
     [
-        ("classifier", CLASSIFIER),
-        ("dcgan", SMALL_GAN | {"batch_size": 8}),
-        pytest.param("resgan", SMALL_GAN, marks=pytest.mark.slow),
+        ("classifier", CLASSIFIER, ""),
+        ("dcgan", SMALL_GAN | {"batch_size": 8}, ""),
+        pytest.param("resgan", SMALL_GAN, "", marks=pytest.mark.slow),
+        # Each group of four devices trains two of the classes.
+        pytest.param("dcgan", SMALL_GAN, "data:4,class:2", marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_equal_one_and_the_step_is_traced_once(
-    phantom_set: Path, tmp_path: Path, kind: str, config: dict[str, Any]
+    phantom_set: Path, tmp_path: Path, kind: str, config: dict[str, Any], mesh: str
 ) -> None:
     config = config | {"data_dir": str(phantom_set)}
     for devices in (1, 8):
         folder = tmp_path / str(devices)
-        ended = _train(folder, processes=1, devices=devices, kind=kind, config=config)
+        shared = config | ({"mesh": mesh} if devices == 8 else {})
+        ended = _train(folder, processes=1, devices=devices, kind=kind, config=shared)
         _assert_all_well(ended)
         assert ended[0].traces["steps"] == 1
     _assert_same_run(tmp_path / "8", tmp_path / "1", 4)

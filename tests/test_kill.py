@@ -25,6 +25,7 @@ DERMAGAN = [sys.executable, "-m", "dermagan_jax"]
 IGNORED_FOLDERS = {"dermoscopy", "tensorboard", "checkpoints"}
 IGNORED_SUFFIXES = {".tmp"}
 
+
 def _contents(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
