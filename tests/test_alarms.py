@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from configs import resgan
+from dermagan_jax import gan_runs
 from dermagan_jax.alarms import WINDOW_ROWS, Alarms, diversity
+from dermagan_jax.data.pipeline import LabelledImages
 from dermagan_jax.lesions import CLASSES
 
 
@@ -38,6 +41,17 @@ def test_logits_of_other_losses_say_nothing_of_dominance(loss: str) -> None:
     # Collapse is one whatever the loss.
     (message,) = alarms.watch(200, {f"samples/diversity/{CLASSES[1]}": 0.1})
     assert message.startswith("collapse at step 200")
+
+
+@pytest.mark.parametrize(("loss", "watched"), [("hinge", False), ("non_saturating", True)])
+def test_a_run_watches_for_dominance_by_its_loss(loss: str, watched: bool) -> None:
+    config = resgan.get_config("smoke")
+    config.loss = loss
+    real = LabelledImages(np.zeros((8, 64, 64, 3), np.uint8), np.arange(8, dtype=np.int32) % 4)
+    alarms = gan_runs.Run(config, real).alarms
+    for step in range(WINDOW_ROWS):
+        alarms.watch(step, {"train/d_real": 0.97, "train/d_fake": 0.02})
+    assert bool(alarms.raised) == watched
 
 
 def test_a_discriminator_of_all_classes_is_dominant_in_none() -> None:
