@@ -49,6 +49,8 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     assert "There is one GAN" in said[1]
     two = document | {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}, "gan_seeds": [0, 1]}
     assert "There is one GAN" not in study_report.verdict(two)[1]
+    document["arms"][1]["smallest_found"] = 7.46
+    assert "1 arms, no difference would be found" in study_report.verdict(two)[1]
     section = paper.section(document, tmp_path)
     assert section is not None
     (table,) = section.tables

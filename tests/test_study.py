@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,72 +23,9 @@ from dermagan_jax import cli, commands, parallel, workdir
 from dermagan_jax.data.pipeline import LabelledImages
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
-from dermagan_jax.metrics import classification
-from dermagan_jax.study import arms, cards, cells, results, study_report, verdict
+from dermagan_jax.study import arms, cards, study_report, verdict
 from dermagan_jax.study.arms import Arm
 from dermagan_jax.study.runner import Runner
-
-_HOLDER = """
-import sys, time
-from pathlib import Path
-from dermagan_jax.study import cells
-with cells.claimed(Path(sys.argv[1]), "part") as ours:
-    print(ours, flush=True)
-    time.sleep(60)
-"""
-
-
-def test_who_comes_second_waits_and_then_writes_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cells, "WAIT_SECONDS", 0.01)
-    entered = threading.Event()
-
-    def second() -> None:
-        with cells.awaited(tmp_path, "results"):
-            entered.set()
-
-    thread = threading.Thread(target=second)
-    with cells.claimed(tmp_path, "results") as ours:
-        assert ours
-        thread.start()
-        assert not entered.wait(0.1)
-    thread.join(timeout=10)
-    assert entered.is_set()
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_study(phantom_set: Path, tmp_path: Path) -> None:
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    fields = ("--config.arms=('A0', 'A1', 'A4')", "--config.filters=()", "--config.networks=()")
-
-    def start(out: Path) -> subprocess.Popen[str]:
-        code = "import sys; from dermagan_jax import cli; cli.main(sys.argv[1:])"
-        command = [sys.executable, "-c", code, *_words(phantom_set, out, *fields)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-    for process in [start(alone), *(both := [start(shared), start(shared)])]:
-        _, said = process.communicate(timeout=1200)
-        assert process.returncode == 0, said
-    assert len(both) == 2
-    assert (shared / verdict.RESULTS).read_bytes() == (alone / verdict.RESULTS).read_bytes()
-    assert len(list((shared / "gans").iterdir())) == 1
-    assert not [path for path in shared.iterdir() if path.name.endswith(".tmp")]
-
-
-def test_a_part_is_one_processs_until_it_dies(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "True\n"
-        with cells.claimed(tmp_path, "part") as ours:
-            assert not ours
-        with cells.claimed(tmp_path, "another part") as ours:
-            assert ours
-        other.kill()
-    with cells.claimed(tmp_path, "part") as ours:
-        assert ours
-
 
 _FIELDS = (
     "--config.arms=" + str(tuple(arms.FAMILIES)),
@@ -130,42 +66,30 @@ def runner(finished: Path, phantom_set: Path, many_set: Path) -> Runner:
     return Runner(_config(phantom_set, many_set), finished)
 
 
+@pytest.mark.slow
+def test_two_processes_share_a_study(phantom_set: Path, tmp_path: Path) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    fields = ("--config.arms=('A0', 'A1', 'A4')", "--config.filters=()", "--config.networks=()")
+
+    def start(out: Path) -> subprocess.Popen[str]:
+        code = "import sys; from dermagan_jax import cli; cli.main(sys.argv[1:])"
+        command = [sys.executable, "-c", code, *_words(phantom_set, out, *fields)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    for process in [start(alone), *(both := [start(shared), start(shared)])]:
+        _, said = process.communicate(timeout=1200)
+        assert process.returncode == 0, said
+    assert len(both) == 2
+    assert (shared / verdict.RESULTS).read_bytes() == (alone / verdict.RESULTS).read_bytes()
+    assert len(list((shared / "gans").iterdir())) == 1
+    assert not [path for path in shared.iterdir() if path.name.endswith(".tmp")]
+
+
 def test_fields_of_the_recipe_are_set_from_the_command_line() -> None:
     config = commands.study_config("configs/study.py:smoke", _FIELDS)
     assert config.arms == tuple(arms.FAMILIES)
     assert (config.gan.num_steps, config.classifier.num_steps) == (2, 4)
     assert config.classifier_seeds == (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "fields", "message"),
-    [
-        ("configs/nothing.py", [], "configs/nothing.py: is no file; give a recipe"),
-        ("configs/study.py:large", [], "unknown variant 'large'; known: default, paper, smoke"),
-        ("configs/study.py", ["--config.arm=1"], "arm"),
-        ("configs/study.py", ["--config.margin=wide"], "wide"),
-        ("configs/study.py", ["word"], r"'word' is no option; .* given as --config\.FIELD=VALUE"),
-        ("configs/study.py", ["word", "--config.margin=0.1"], "'word' is no option"),
-    ],
-)
-def test_a_recipe_that_cannot_be_read_is_named(text: str, fields: list[str], message: str) -> None:
-    with pytest.raises(DermaganError, match=message):
-        commands.study_config(text, fields)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("def get_config(:", "SyntaxError"),
-        ("import nothing_of_that_name", "ModuleNotFoundError"),
-        ("def get_config():\n    return undefined", "NameError"),
-    ],
-)
-def test_a_recipe_that_fails_is_named(text: str, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "recipe.py"
-    path.write_text(text)
-    with pytest.raises(DermaganError, match=rf"--config .*recipe\.py: {said}: .*mend the recipe"):
-        commands.study_config(str(path), [])
 
 
 def test_a_study_ends_in_a_verdict(finished: Path) -> None:
@@ -415,24 +339,3 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, phantom_set: P
     with pytest.raises(DermaganError, match=r"holds thesis\.docx, which is no study's"):
         verdict.run(_config(phantom_set, phantom_set, "--config.arms=('A1',)"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
-
-
-def test_scores_of_one_classifier_by_hand() -> None:
-    logits = np.log(np.array([[0.7, 0.1, 0.1, 0.1], [0.4, 0.1, 0.1, 0.4], [0.1, 0.1, 0.1, 0.7]]))
-    label = np.array([0, 3, 3])
-    found = results.score(logits, label, temperature=2.0)
-    assert found["accuracy"] == pytest.approx(2 / 3)
-    assert found["melanoma_sensitivity_at_90"] == 1.0
-    assert found["macro_auc"] == 1.0
-    assert found["brier"] != found["calibrated"]["brier"]
-    assert found["loss"] == pytest.approx(-np.log([0.7, 0.4, 0.7]).mean())
-
-
-@pytest.mark.parametrize(("specificity", "expected"), [(0.5, 1.0), (0.75, 1.0), (1.0, 0.5)])
-def test_sensitivity_at_a_specificity_by_hand(specificity: float, expected: float) -> None:
-    # Four others and two of the class, from the least likely to the most: o o o + o +.
-    odds = np.array([-2.0, -1.5, -1.0, -0.5, 0.0, 1.0])
-    label = np.array([0, 0, 0, 1, 0, 1])
-    logits = np.stack([np.zeros(6), odds], axis=1)
-    found = classification.sensitivity_at(logits, label, 1, specificity=specificity)
-    assert found == expected

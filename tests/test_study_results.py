@@ -11,7 +11,7 @@ import pytest
 
 from configs import study as study_config
 from dermagan_jax.data import prepared
-from dermagan_jax.metrics import comparison
+from dermagan_jax.metrics import classification, comparison
 from dermagan_jax.study import results
 from dermagan_jax.study.arms import ALL, Arm, Chosen, known_arms
 from dermagan_jax.study.runner import Runner
@@ -136,3 +136,24 @@ def test_images_are_those_that_an_arm_takes() -> None:
         "melanoma": 4,
         "benign_keratosis": 0,
     }
+
+
+def test_scores_of_one_classifier_by_hand() -> None:
+    logits = np.log(np.array([[0.7, 0.1, 0.1, 0.1], [0.4, 0.1, 0.1, 0.4], [0.1, 0.1, 0.1, 0.7]]))
+    label = np.array([0, 3, 3])
+    found = results.score(logits, label, temperature=2.0)
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["melanoma_sensitivity_at_90"] == 1.0
+    assert found["macro_auc"] == 1.0
+    assert found["brier"] != found["calibrated"]["brier"]
+    assert found["loss"] == pytest.approx(-np.log([0.7, 0.4, 0.7]).mean())
+
+
+@pytest.mark.parametrize(("specificity", "expected"), [(0.5, 1.0), (0.75, 1.0), (1.0, 0.5)])
+def test_sensitivity_at_a_specificity_by_hand(specificity: float, expected: float) -> None:
+    # Four others and two of the class, from the least likely to the most: o o o + o +.
+    odds = np.array([-2.0, -1.5, -1.0, -0.5, 0.0, 1.0])
+    label = np.array([0, 0, 0, 1, 0, 1])
+    logits = np.stack([np.zeros(6), odds], axis=1)
+    found = classification.sensitivity_at(logits, label, 1, specificity=specificity)
+    assert found == expected

@@ -1,0 +1,87 @@
+"""The parts of a study and its recipe: who has one, and what cannot be read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from dermagan_jax import commands
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.study import cells
+
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from dermagan_jax.study import cells
+with cells.claimed(Path(sys.argv[1]), "part") as ours:
+    print(ours, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_part_is_one_processs_until_it_dies(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        with cells.claimed(tmp_path, "part") as ours:
+            assert not ours
+        with cells.claimed(tmp_path, "another part") as ours:
+            assert ours
+        other.kill()
+    with cells.claimed(tmp_path, "part") as ours:
+        assert ours
+
+
+def test_who_comes_second_waits_and_then_writes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "WAIT_SECONDS", 0.01)
+    entered = threading.Event()
+
+    def second() -> None:
+        with cells.awaited(tmp_path, "results"):
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    with cells.claimed(tmp_path, "results") as ours:
+        assert ours
+        thread.start()
+        assert not entered.wait(0.1)
+    thread.join(timeout=10)
+    assert entered.is_set()
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "message"),
+    [
+        ("configs/nothing.py", [], "configs/nothing.py: is no file; give a recipe"),
+        ("configs/study.py:large", [], "unknown variant 'large'; known: default, paper, smoke"),
+        ("configs/study.py", ["--config.arm=1"], "arm"),
+        ("configs/study.py", ["--config.margin=wide"], "wide"),
+        ("configs/study.py", ["word"], r"'word' is no option; .* given as --config\.FIELD=VALUE"),
+        ("configs/study.py", ["word", "--config.margin=0.1"], "'word' is no option"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_named(text: str, fields: list[str], message: str) -> None:
+    with pytest.raises(DermaganError, match=message):
+        commands.study_config(text, fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("import nothing_of_that_name", "ModuleNotFoundError"),
+        ("def get_config():\n    return undefined", "NameError"),
+    ],
+)
+def test_a_recipe_that_fails_is_named(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.py"
+    path.write_text(text)
+    with pytest.raises(DermaganError, match=rf"--config .*recipe\.py: {said}: .*mend the recipe"):
+        commands.study_config(str(path), [])
