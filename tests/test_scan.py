@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +82,30 @@ def test_a_decoding_process_that_was_ended_is_explained(photograph, tmp_path, mo
     monkeypatch.setattr(scan, "_scan_part", _end)
     with pytest.raises(DermaganError, match=r"ended from outside.*fewer --workers"):
         scanned(photograph, tmp_path / "scan", 32)
+
+
+_WAITING_WORKERS = """
+import concurrent.futures, multiprocessing, sys, time
+from dermagan_jax.data import scan
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        2, mp_context=context, initializer=scan._end_with_parent
+    ) as pool:
+        list(pool.map(time.sleep, [0.5, 0.5]))
+        print("waiting", flush=True)
+        time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(_WAITING_WORKERS)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, str(program)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.kill()
+        # The workers have this pipe too: it is at its end when they are.
+        process.communicate(timeout=60)

@@ -16,6 +16,7 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,7 +132,12 @@ def _scan_here(
     # Spawned, not forked: the parent may hold the threads of JAX and TensorFlow.
     context = multiprocessing.get_context("spawn")
     try:
-        with bar, concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with (
+            bar,
+            concurrent.futures.ProcessPoolExecutor(
+                workers, mp_context=context, initializer=_end_with_parent
+            ) as pool,
+        ):
             tasks = [pool.submit(_scan_part, image_size, part) for part in parts]
             for task in concurrent.futures.as_completed(tasks):
                 bar.update(task.result())
@@ -142,6 +148,22 @@ def _scan_here(
         ) from error
     except OSError as error:
         raise _cannot_write(parts[0][1].parent, error) from error
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that started it is gone.
+
+    A pool's workers wait for work for ever if that process is killed: each holds both ends of the
+    pipe that work comes through.
+    """
+    parent = multiprocessing.parent_process()
+
+    def wait_and_end() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait_and_end, daemon=True).start()
 
 
 def resized_pngs(folder: Path, num_records: int) -> Iterator[list[bytes]]:
