@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,37 @@ from dermagan_jax.study import arms, cards, study_report, verdict
 from dermagan_jax.study.arms import Arm
 from dermagan_jax.study.runner import Runner
 
-_FIELDS = (
-    "--config.arms=" + str(tuple(arms.FAMILIES)),
-    *("--config.gan_seeds=(0,)", "--config.ratios=(0.5, 1.0)", "--config.seeds_per_gan=1"),
-    "--config.filters=('realistic=0.5', 'agreed', 'agreed=efficientnet_lite0')",
-    *("--config.networks=('efficientnet_lite0',)", "--config.network_side=32"),
-    *("--config.real_shares=(0.5,)", "--config.dropout_rates=(0.1,)"),
-    *("--config.gan.num_steps=2", "--config.gan.batch_size=8"),
-    *("--config.classifier.num_steps=4", "--config.classifier.batch_size=4"),
-    *("--config.classifier.eval_every_steps=2", "--config.gan.checkpoint_every_steps=2"),
-)
+_FIELDS: Mapping[str, object] = {
+    "arms": tuple(arms.FAMILIES),
+    "gan_seeds": (0,),
+    "ratios": (0.5, 1.0),
+    "seeds_per_gan": 1,
+    "filters": ("realistic=0.5", "agreed", "agreed=efficientnet_lite0"),
+    "networks": ("efficientnet_lite0",),
+    "network_side": 32,
+    "real_shares": (0.5,),
+    "dropout_rates": (0.1,),
+    "gan.num_steps": 2,
+    "gan.batch_size": 8,
+    "gan.checkpoint_every_steps": 2,
+    "classifier.num_steps": 4,
+    "classifier.batch_size": 4,
+    "classifier.eval_every_steps": 2,
+}
 
 
-def _words(data: Path, out: Path, *fields: str) -> list[str]:
+def _fields(**changes: object) -> list[str]:
+    return [f"--config.{name}={value}" for name, value in {**_FIELDS, **changes}.items()]
+
+
+def _words(data: Path, out: Path, **changes: object) -> list[str]:
     words = ["study", "--config=configs/study.py:smoke", f"--data={data}", f"--out={out}"]
-    return [*words, *_FIELDS, *fields]
+    return [*words, *_fields(**changes)]
 
 
-def _config(data: Path, larger: Path, *fields: str) -> ConfigDict:
-    more = f"--config.more_real_dir={larger}"
-    config = commands.study_config("configs/study.py:smoke", [*_FIELDS, more, *fields])
+def _config(data: Path, larger: Path, **changes: object) -> ConfigDict:
+    fields = _fields(more_real_dir=larger, **changes)
+    config = commands.study_config("configs/study.py:smoke", fields)
     config.data_dir = str(data)
     return config
 
@@ -57,7 +69,7 @@ def finished(phantom_set: Path, many_set: Path, tmp_path_factory: pytest.TempPat
     out = tmp_path_factory.mktemp("study") / "study"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "one_device_a_core", lambda _: None)  # JAX has them by now.
-        cli.main(_words(phantom_set, out, f"--config.more_real_dir={many_set}"))
+        cli.main(_words(phantom_set, out, more_real_dir=many_set))
     return out
 
 
@@ -69,24 +81,24 @@ def runner(finished: Path, phantom_set: Path, many_set: Path) -> Runner:
 @pytest.mark.slow
 def test_two_processes_share_a_study(phantom_set: Path, tmp_path: Path) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    fields = ("--config.arms=('A0', 'A1', 'A4')", "--config.filters=()", "--config.networks=()")
+    changes = {"arms": ("A0", "A1", "A4"), "filters": (), "networks": ()}
 
     def start(out: Path) -> subprocess.Popen[str]:
         code = "import sys; from dermagan_jax import cli; cli.main(sys.argv[1:])"
-        command = [sys.executable, "-c", code, *_words(phantom_set, out, *fields)]
+        command = [sys.executable, "-c", code, *_words(phantom_set, out, **changes)]
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
-    for process in [start(alone), *(both := [start(shared), start(shared)])]:
-        _, said = process.communicate(timeout=1200)
-        assert process.returncode == 0, said
-    assert len(both) == 2
+    for folders in ([alone], [shared, shared]):
+        processes = [start(folder) for folder in folders]
+        said = [process.communicate(timeout=1200)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * len(processes), said
     assert (shared / verdict.RESULTS).read_bytes() == (alone / verdict.RESULTS).read_bytes()
     assert len(list((shared / "gans").iterdir())) == 1
     assert not [path for path in shared.iterdir() if path.name.endswith(".tmp")]
 
 
 def test_fields_of_the_recipe_are_set_from_the_command_line() -> None:
-    config = commands.study_config("configs/study.py:smoke", _FIELDS)
+    config = commands.study_config("configs/study.py:smoke", _fields())
     assert config.arms == tuple(arms.FAMILIES)
     assert (config.gan.num_steps, config.classifier.num_steps) == (2, 4)
     assert config.classifier_seeds == (0, 1)
@@ -183,7 +195,8 @@ def test_an_arms_images_are_its_own_and_the_first_of_those_of_a_larger_one(
 def test_a_ratio_more_or_less_leaves_the_other_cells(
     runner: Runner, phantom_set: Path, many_set: Path
 ) -> None:
-    alone = Runner(_config(phantom_set, many_set, "--config.ratios=(0.5,)"), runner.out)
+    alone = Runner(_config(phantom_set, many_set, ratios=(0.5,)), runner.out)
+    assert alone.config.ratios == (0.5,)
     arm = Arm("A4 x0.5", "A4", "", ratio=0.5)
     np.testing.assert_array_equal(alone.logits(arm, "test"), runner.logits(arm, "test"))
 
@@ -337,5 +350,5 @@ def test_what_is_wrong_with_a_set_is_on_the_first_screen(
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, phantom_set: Path) -> None:
     (tmp_path / "thesis.docx").write_text("mine")
     with pytest.raises(DermaganError, match=r"holds thesis\.docx, which is no study's"):
-        verdict.run(_config(phantom_set, phantom_set, "--config.arms=('A1',)"), tmp_path)
+        verdict.run(_config(phantom_set, phantom_set, arms=("A1",), filters=()), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
