@@ -276,7 +276,7 @@ def test_the_advice_says_which_checkpoints_chance_cannot_tell_apart(evaluated):
     assert "0.100 [0.050, 0.150]" in found
     assert "overlaps that of step 2,000: that it is the lowest may be chance." in found
     assert advice(document, off, lowest).endswith(
-        "No other checkpoint's interval overlaps that of the lowest."
+        "No other checkpoint's interval overlaps its own."
     )
 
 
@@ -290,6 +290,8 @@ def test_the_advice_is_against_a_checkpoint_that_shows_signs_of_copying(evaluate
     found = advice(document, worse, copier, clean)
     assert found.startswith("Step 1,000, whose KID")
     assert "shows signs of copying. Take step 2,000, the best of those without, whose mean" in found
+    # Which checkpoint a number is of must be plain.
+    assert "mean KID is 0.300. The lowest mean KID is 0.100 [0.050, 0.150]; that of" in found
     also = {**clean, "signs_of_copying": ["it copies"]}
     assert "shows signs of copying. None of the others is without: look" in advice(
         document, copier, also

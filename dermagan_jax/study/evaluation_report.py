@@ -91,8 +91,9 @@ def _advice(document: Mapping[str, Any]) -> str:
         said = f"Step {best['step']:,} shows signs of copying: look at them before you take it."
     if kid is None:
         return f"{said} There are too few images for its KID."
-    said += f" Its mean KID is {_printed(kid)}; that of real images, the floor, is "
-    return f"{said}{_printed(floor)}.{_overlap(document) if several else ''}"
+    said += f" {'The lowest' if several else 'Its'} mean KID is {_printed(kid)}; that of real "
+    said += f"images, the floor, is {_printed(floor) or 'unknown'}."
+    return said + (_overlap(document) if several else "")
 
 
 def _advice_instead(document: Mapping[str, Any]) -> str:
@@ -125,11 +126,11 @@ def _overlap(document: Mapping[str, Any]) -> str:
         if each["low"] <= ours["high"] and ours["low"] <= each["high"]
     ]
     if not alike:
-        return " No other checkpoint's interval overlaps that of the lowest."
+        return " No other checkpoint's interval overlaps its own."
     steps = "step" if len(alike) == 1 else "steps"
     return (
-        f" The interval of the lowest overlaps that of {steps} {', '.join(alike)}: that it is the "
-        "lowest may be chance."
+        f" Its interval overlaps that of {steps} {', '.join(alike)}: that it is the lowest may be "
+        "chance."
     )
 
 
