@@ -74,11 +74,8 @@ def train_step(
     params = optax.apply_updates(state.net.params, updates)
     net = NetState(params, stats.get("batch_stats", {}), opt_state)
     correct = (logits.argmax(axis=-1) == label).astype(jnp.float32)
-    metrics = {
-        "loss": loss,
-        "accuracy": mean(correct.mean()),
-        "grad_norm": optax.tree.norm(gradients),
-    }
+    metrics = {"loss": loss, "accuracy": mean(correct.mean())}
+    metrics["grad_norm"] = optax.tree.norm(gradients)
     return state.replace(step=state.step + 1, net=net), metrics
 
 

@@ -225,7 +225,7 @@ def train_side_by_side(
         with contextlib.suppress(TrainingError):
             _drive(program, level, images, validation, tracer, until)
         if until < last:
-            preemption.heed(until)
+            preemption.heed()
 
 
 def _lanes(runs: Sequence[Run]) -> list[list[Run]]:
@@ -271,6 +271,11 @@ def _superbatches(
     return parallel.join_parts(parts, mesh, batch_axis=1, shape=shape)
 
 
+def _raise_where_all_stopped(runs: Sequence[Run]) -> None:
+    if runs[0].error and all(run.error for run in runs):
+        raise runs[0].error
+
+
 def _drive(
     program: Program,
     runs: Sequence[Run],
@@ -295,10 +300,6 @@ def _drive(
         shown=hosts.is_primary(),
     ) as progress:
 
-        def raise_where_all_stopped() -> None:
-            if runs[0].error and all(run.error for run in runs):
-                raise runs[0].error
-
         def on_metrics(step: int, metrics: Sequence[Mapping[str, np.ndarray]]) -> None:
             rows = [row for lane in metrics for row in parallel.unstack(lane)]
             is_due = step == last or not (
@@ -306,7 +307,7 @@ def _drive(
             )
             for run, row in zip(in_order, rows, strict=True):
                 run.log(step, row, is_due=is_due)
-            raise_where_all_stopped()
+            _raise_where_all_stopped(runs)
             shown = {name: np.mean([row[name] for row in rows]) for name in ("loss", "accuracy")}
             progress.update(step, shown)
 
@@ -318,7 +319,7 @@ def _drive(
                 scores = program.evaluate([state.net for state in each], validation)
             for run, state, found in zip(in_order, each, scores, strict=True):
                 run.save(step, state, found)
-            raise_where_all_stopped()
+            _raise_where_all_stopped(runs)
 
         stepping.drive(
             _steps(program, lanes),

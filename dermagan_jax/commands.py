@@ -146,7 +146,7 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def _filters(options: argparse.Namespace, trained: synthesis.TrainedGan) -> list[synthesis.Filter]:
-    from dermagan_jax import choosing, features
+    from dermagan_jax import choosing, features, gan_config
 
     sha256 = trained.train_split_sha256
     filters: list[synthesis.Filter] = []
@@ -162,6 +162,7 @@ def _filters(options: argparse.Namespace, trained: synthesis.TrainedGan) -> list
                 options.no_copies.expanduser(),
                 features=features.DEFAULT,
                 train_split_sha256=sha256,
+                turned=gan_config.turns_reals(trained.config),
             )
         )
     return filters

@@ -12,8 +12,8 @@ from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# Signals that came in the last steps of runs that ended all the same.
-_unheeded: list[signal.Signals] = []
+# The last step of a run that ended all the same, and the signal that came in it.
+_unheeded: list[tuple[int, signal.Signals]] = []
 
 
 class Preempted(BaseException):
@@ -30,17 +30,14 @@ class Preempted(BaseException):
         self.signal = asked
 
 
-def heed(step: int) -> None:
+def heed() -> None:
     """Ends a program of several runs between two of them, if a signal came as one ended.
-
-    Args:
-      step: updates that the finished run did.
 
     Raises:
       Preempted: a signal came.
     """
     if _unheeded:
-        raise Preempted(step, _unheeded.pop())
+        raise Preempted(*_unheeded.pop())
 
 
 class Preemption:
@@ -51,6 +48,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self._noted: signal.Signals | None = None
+        self._step = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def asked(self, step: int) -> signal.Signals | None:
@@ -59,6 +57,7 @@ class Preemption:
         Args:
           step: updates done; on several hosts all must ask at the same ones.
         """
+        self._step = step
         if (
             self._noted is None
             and jax.process_count() > 1
@@ -83,7 +82,7 @@ class Preemption:
     ) -> None:
         self._restore()
         if self._noted and error is None:
-            _unheeded[:] = [self._noted]
+            _unheeded[:] = [(self._step, self._noted)]
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._noted = signal.Signals(number)

@@ -32,6 +32,8 @@ _MUTABLE = frozenset(
             "total_kimg",
             "steps_per_call",
             "mesh",
+            "log_every_steps",
+            "variant",
             "checkpoint_every_steps",
             "keep_checkpoints",
             "rollbacks",

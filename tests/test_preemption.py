@@ -114,12 +114,13 @@ def test_the_exit_code_is_what_schedulers_know(
 
 
 def test_a_signal_in_the_last_step_ends_what_would_follow() -> None:
-    with preemption.Preemption():
+    with preemption.Preemption() as listening:
+        assert listening.asked(7) is None
         signal.raise_signal(signal.SIGTERM)
     with pytest.raises(preemption.Preempted) as told:
-        preemption.heed(7)
+        preemption.heed()
     assert (told.value.step, told.value.signal) == (7, signal.SIGTERM)
-    preemption.heed(8)  # Once is enough.
+    preemption.heed()  # Once is enough.
 
 
 def test_a_signal_that_ended_a_run_is_heeded() -> None:
@@ -130,7 +131,7 @@ def test_a_signal_that_ended_a_run_is_heeded() -> None:
 
     with pytest.raises(preemption.Preempted):
         run()
-    preemption.heed(1)
+    preemption.heed()
 
 
 def test_a_second_signal_is_not_held_back() -> None:
@@ -143,7 +144,7 @@ def test_a_second_signal_is_not_held_back() -> None:
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
         with pytest.raises(preemption.Preempted):
-            preemption.heed(1)
+            preemption.heed()
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -100,7 +100,7 @@ def find_recipe(name: str) -> Recipe:
         raise DermaganError(f"--recipe {name}: unknown; give {known}, or a .json file of your own")
     try:
         document = json.loads(Path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DermaganError(f"--recipe {name}: cannot be read as JSON ({error})") from error
     try:
         return _recipe(document)

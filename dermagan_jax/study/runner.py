@@ -18,8 +18,10 @@ from dermagan_jax import (
     classifier_config,
     classifier_trainer,
     files,
+    gan_config,
     gan_trainer,
     generated_images,
+    preemption,
     synthesis,
     workdir,
 )
@@ -191,6 +193,8 @@ class Runner:
         with cells.claimed(self.out, name) as ours:
             if ours and not is_made():
                 make()
+        # A signal that came as a run ended must not be lost on the next.
+        preemption.heed()
         return is_made()
 
     def _make_cell(self, cell: Cell) -> bool:
@@ -322,7 +326,10 @@ class Runner:
         sha256 = self._hashes["train"]
         if wanted.name == filters.NO_COPIES:
             return choosing.NoCopies(
-                self.opened.folder, features=extractors.DEFAULT, train_split_sha256=sha256
+                self.opened.folder,
+                features=extractors.DEFAULT,
+                train_split_sha256=sha256,
+                turned=gan_config.turns_reals(self.config.gan),
             )
         first = self._first_folder(judge(wanted.network, self.config))
         return choosing.Agreed(first, train_split_sha256=sha256)
