@@ -133,10 +133,13 @@ def test_two_processes_of_two_devices_equal_one_of_four(
     ("kind", "config", "mesh"),
     [
         ("classifier", CLASSIFIER, ""),
-        ("dcgan", SMALL_GAN | {"batch_size": 8}, ""),
+        # Of fewer images a rounding that turns a sign, before a ReLU, moves the mean of a batch.
+        ("dcgan", SMALL_GAN | {"batch_size": 16}, ""),
         pytest.param("resgan", SMALL_GAN, "", marks=pytest.mark.slow),
         # Each group of four devices trains two of the classes.
-        pytest.param("dcgan", SMALL_GAN, "data:4,class:2", marks=pytest.mark.slow),
+        pytest.param(
+            *("dcgan", SMALL_GAN | {"batch_size": 16}, "data:4,class:2"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_eight_devices_equal_one_and_the_step_is_traced_once(

@@ -53,7 +53,7 @@ def _resident(process: subprocess.Popen[bytes]) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 @pytest.mark.parametrize(
-    ("thousands", "slack"), [(0.2, 0.05), pytest.param(2, 0.02, marks=pytest.mark.slow)]
+    ("thousands", "slack"), [(0.05, 0.05), pytest.param(2, 0.02, marks=pytest.mark.slow)]
 )
 def test_steps_take_no_more_memory_than_the_first(
     thousands: float, slack: float, phantom_set: Path, tmp_path: Path

@@ -261,7 +261,7 @@ def _sort_and_enlarge(page: Page) -> None:
     assert [float(text) for text in column.all_inner_texts()] == sorted(values, reverse=True)
     dialog = page.locator("dialog")
     assert not dialog.is_visible()
-    page.locator("section", has=page.get_by_role("heading", name="Images")).locator(
+    page.locator("section", has=page.get_by_role("heading", name="Images", exact=True)).locator(
         "button.enlarge"
     ).first.click()
     assert dialog.is_visible()
