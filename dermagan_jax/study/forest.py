@@ -62,13 +62,13 @@ def draw(rows: Sequence[Row], path: Path, *, margin: float, phantom: bool) -> Pa
     for place, row in enumerate(rows):
         _draw_row(axes, row, place)
     axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=figures.TEXT_POINTS)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlabel(
-        f"percentage points; bars: 95% intervals; dots: seeds; band: ±{margin:g}",
+        f"percentage points\nbars: 95% intervals; dots: seeds\nband: ±{margin:g}",
         fontsize=figures.NOTE_POINTS,
     )
     shown = {row.verdict for row in rows}
@@ -78,9 +78,10 @@ def draw(rows: Sequence[Row], path: Path, *, margin: float, phantom: bool) -> Pa
     if None in shown:
         colour, marker = _NO_VERDICT
         axes.plot([], [], marker, color=colour, label="without a verdict")
+    # From the right end on, since long names of arms leave the axes little width.
     axes.legend(
-        loc="lower center",
-        bbox_to_anchor=(0.4, 1.0),
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
         ncols=3,
         frameon=False,
         fontsize=figures.NOTE_POINTS,
