@@ -45,6 +45,11 @@ def is_partial(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a kill left half-written."""
+    return all(is_partial(path.name) for path in folder.iterdir())
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
     """Locks a file for this process, until the block or the process ends, however it does.

@@ -179,15 +179,10 @@ def _claim(out: Path, provenance: Mapping[str, Any]) -> None:
             raise DermaganError(
                 f"{out}: holds images of another checkpoint, seed or number; name another folder"
             )
-    elif out.exists() and not (out.is_dir() and _is_free(out)):
+    elif out.exists() and not (out.is_dir() and files.is_empty(out)):
         raise DermaganError(f"{out}: exists and was not made by `dermagan generate`; name another")
     _make_folder(out)
     files.write_json(out / _CLAIM, provenance)
-
-
-def _is_free(folder: Path) -> bool:
-    """Whether a folder is empty, but for what a kill left half-written."""
-    return all(files.is_partial(path.name) for path in folder.iterdir())
 
 
 def _make_folder(folder: Path) -> None:

@@ -242,7 +242,8 @@ def test_an_overwriting_call_that_is_killed_leaves_the_folder_ours(copied, sourc
 
 def test_what_a_kill_left_half_written_does_not_matter(tmp_path, source):
     (tmp_path / ".plan.json.tmp").write_text("{")
-    run(tmp_path, source)
+    assert run(tmp_path, source) == prepared.load_report(tmp_path)
+    assert not (tmp_path / ".plan.json.tmp").exists()
 
 
 def test_overwrite_mends_a_damaged_set_of_the_same_choices(copied, source, made):

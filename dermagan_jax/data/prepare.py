@@ -198,9 +198,7 @@ def _claim(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
             )
         else:
             return False
-    elif out.exists() and not (
-        out.is_dir() and all(files.is_partial(each.name) for each in out.iterdir())
-    ):
+    elif out.exists() and not (out.is_dir() and files.is_empty(out)):
         raise DermaganError(f"{out}: exists and is no prepared set; name another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
