@@ -123,15 +123,16 @@ def test_a_run_that_went_back_is_not_behind_its_mirror(workdir: Path, tmp_path: 
     assert "checkpoints/10/state/a" in _files(store)
 
 
+@pytest.mark.parametrize("during", ["checkpoints/10/state/a", "config.json"])
 def test_a_checkpoint_that_goes_while_files_are_sent_costs_no_checkpoint(
-    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    during: str, workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, write = tmp_path / "store", remote._Store.write
 
     def meanwhile(self: remote._Store, name: str, content: bytes) -> None:
-        """The next checkpoint takes the place of the last two while the first file is sent."""
+        """The next checkpoint takes the place of the last two while the first or last is sent."""
         write(self, name, content)
-        if (workdir / "checkpoints" / "20").exists():
+        if name == during and (workdir / "checkpoints" / "20").exists():
             (workdir / "checkpoints" / "20").rename(workdir / "checkpoints" / "40")
             shutil.rmtree(workdir / "checkpoints" / "10")
 
