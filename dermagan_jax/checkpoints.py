@@ -1,4 +1,4 @@
-"""Checkpoints: the only module that imports Orbax.
+"""Checkpoints: the only module that imports Orbax, and TensorStore below it.
 
 A checkpoint holds four items: `state`, from which training goes on; `generator`, the variables
 that synthesis needs and nothing else; `config`, a JSON document of how they came to be; `digests`,
@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from dermagan_jax import hosts
@@ -252,6 +253,10 @@ class Checkpoints:
         return found.tree if hasattr(found, "tree") else found
 
     def _restore_arrays(self, step: int, item: str, like: Any) -> Any:
+        # Orbax gives up at the first array that cannot be read, and its readers of the others then
+        # fill the console with tracebacks. So all are read once before.
+        with self._reading(step, item):
+            _read_through(self._folder / str(step) / item)
         tree = self._restore(step, item, ocp.args.StandardRestore(like))
         # The first ones had none.
         if (self._folder / str(step) / _DIGESTS).is_dir():
@@ -292,6 +297,18 @@ class Checkpoints:
                     float(metrics[best_metric])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 yield int(name), self._damaged(int(name), "metrics", str(error))
+
+
+def _read_through(folder: Path) -> None:
+    """Reads the documents and arrays of an item one after another, whatever they are."""
+    for path in folder.glob("array_metadatas/*"):
+        json.loads(path.read_text(encoding="utf-8"))
+    store = {"driver": "ocdbt", "base": folder.as_uri() + "/"}
+    for key in ts.KvStore.open(store).result().list().result():
+        name, is_header, _ = key.decode().rpartition("/.zarray")
+        if is_header:
+            spec = {"driver": "zarr", "kvstore": store | {"path": name + "/"}}
+            ts.open(spec, read=True).result().read().result()
 
 
 def _system_answer(error: OSError | ValueError) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from pathlib import Path
 
 import chex
@@ -144,6 +146,28 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert (tmp_path / DAMAGED / "4").is_dir()
     with Checkpoints(tmp_path) as checkpoints:
         chex.assert_trees_all_equal(checkpoints.resume(STATE), later)
+
+
+def test_damage_is_told_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orbax's readers of the other arrays would each say that they were let go."""
+    arrays = {f"w{index}": jax.random.normal(jax.random.key(0), (64, 64)) for index in range(60)}
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    with Checkpoints(tmp_path, keep=9) as checkpoints:
+        for step in range(9):
+            checkpoints.save(step, state=arrays, config=CONFIG)
+    for step in range(9):
+        for path in (tmp_path / FOLDER / str(step) / "state").rglob("d/*"):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size * step // 9])
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        for step in range(9):
+            with pytest.raises(DermaganError, match="cannot be restored"):
+                checkpoints.restore_state(arrays, step)
+    gc.collect()
+    assert not unraisable
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_checkpoint_with_damaged_metrics_is_passed_over(
