@@ -40,14 +40,18 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
 
 
+LOCK = ".lock"
+"""The name of the file by which a process keeps others out of a folder: see `locked`."""
+
+
 def is_partial(name: str) -> bool:
     """Whether a file's name is that of `replacing`'s, which a kill may leave in any folder."""
     return name.startswith(".") and name.endswith(".tmp")
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a kill left half-written."""
-    return all(is_partial(path.name) for path in folder.iterdir())
+    """Whether a folder holds nothing but a lock and what a kill left half-written."""
+    return all(path.name == LOCK or is_partial(path.name) for path in folder.iterdir())
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ PUSH_SECS = 60.0
 _PASSES = 5
 _SEPARATOR = "://"
 # This machine's alone, or half-written.
-_PASSING = (workdir.LOCK, ".tmp", workdir.DATA, ".orbax-checkpoint-tmp", UNFINISHED)
+_PASSING = (files.LOCK, ".tmp", workdir.DATA, ".orbax-checkpoint-tmp", UNFINISHED)
 
 _logger = logging.getLogger("dermagan")
 

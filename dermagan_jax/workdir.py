@@ -16,13 +16,12 @@ CONFIG = "config.json"
 SUMMARY = "summary.json"
 SEEDS = "seeds.json"
 ROLLBACKS = "rollbacks.json"
-LOCK = ".lock"
 DATA = ".data"  # The copy of a prepared set that lies in a store.
 
-_OF_SEEDS = r"seed_\d+|profile|" + "|".join(map(re.escape, (SEEDS, LOCK, DATA)))
+_OF_SEEDS = r"seed_\d+|profile|" + "|".join(map(re.escape, (SEEDS, files.LOCK, DATA)))
 
 # What lies in a folder before a run begins in it: a lock, and data fetched from a store.
-_OF_NO_RUN = frozenset({LOCK, DATA})
+_OF_NO_RUN = frozenset({files.LOCK, DATA})
 
 # What may change between two calls of one run: how long it is, and how often it reports.
 _MUTABLE = frozenset(
@@ -59,7 +58,7 @@ def claimed(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]
     """
     ours = json.loads(json.dumps({"config": config, "data": data}))
     _require_ours(workdir, ours)
-    with files.locked(workdir / LOCK) as is_free:
+    with files.locked(workdir / files.LOCK) as is_free:
         if not is_free:
             raise DermaganError(
                 f"{workdir}: another process is training here; wait for it, or name another "

@@ -184,4 +184,4 @@ def test_a_second_run_on_a_workdir_is_refused(
     monkeypatch.setattr(files, "locked", meanwhile)
     with contextlib.ExitStack() as stack, pytest.raises(DermaganError, match="another process is"):
         train(config, folder)
-    assert [path.name for path in folder.iterdir()] == [workdir.LOCK]
+    assert [path.name for path in folder.iterdir()] == [files.LOCK]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from raw_set import rows_of, run, write_image, write_isic2019
 
-from dermagan_jax import images
+from dermagan_jax import files, images
 from dermagan_jax.data import prepare as prepare_module
 from dermagan_jax.data import prepared, scan
 from dermagan_jax.data.prepare import prepare
@@ -246,6 +246,17 @@ def test_what_a_kill_left_half_written_does_not_matter(tmp_path, source):
     assert not (tmp_path / ".plan.json.tmp").exists()
 
 
+def test_a_second_process_is_kept_out_until_the_first_is_done(copied, source, tmp_path):
+    for folder in (copied, tmp_path / "new"):
+        with files.locked(folder / files.LOCK) as is_free:
+            assert is_free
+            before = sorted(folder.rglob("*"))
+            with pytest.raises(DermaganError, match="another process is preparing a set here"):
+                run(folder, source, overwrite=True)
+            assert sorted(folder.rglob("*")) == before
+        run(folder, source, overwrite=True)
+
+
 def test_overwrite_mends_a_damaged_set_of_the_same_choices(copied, source, made):
     (copied / "data_report.json").write_text("{")
     with pytest.raises(DermaganError, match="is damaged"):
@@ -286,7 +297,7 @@ def test_bad_choices_are_named_before_anything_is_written(source, tmp_path):
     assert not out.exists()
     (tmp_path / "file").write_text("")
     for blocked in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(DermaganError, match="name another --out"):
+        with pytest.raises(DermaganError, match="name another --out|choose a writable"):
             run(blocked, source)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dermagan_jax import workdir
+from dermagan_jax import files, workdir
 from dermagan_jax.errors import DermaganError
 
 CONFIG = {"seed": 0, "num_steps": 10, "model": {"width": 8}, "data_dir": "here"}
@@ -71,7 +71,7 @@ def test_what_a_kill_leaves_half_written_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / "run" / f".{workdir.CONFIG}.tmp").write_text('{"conf')
     _claim(tmp_path / "run", config=CONFIG, data=DATA)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {workdir.CONFIG, workdir.LOCK}
+    assert names == {workdir.CONFIG, files.LOCK}
     (tmp_path / f".{workdir.SEEDS}.tmp").write_text("{")
     (tmp_path / "run").rename(workdir.seed_folder(tmp_path, 0))
     workdir.claim_seeds(tmp_path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,19 +89,24 @@ def prepare(
     choices: dict[str, Any] = {"sources": list(source_texts), "recipe": recipe_name, "seed": seed}
     choices |= {"image_size": image_size, "keep": sorted(keep_ids), "blur_mads": blur_mads}
     choices |= _described(recipe, records)
-    if not _claim(out, choices, overwrite):
+    if _is_made(out, choices, overwrite):
         return _made_before(out)
-    prints = scan.scan(
-        records,
-        out / SCAN,
-        image_size=image_size,
-        num_workers=num_workers,
-        cluster=cluster,
-        progress=progress,
-    )
-    found = cleaning.clean(records, prints, keep=keep_ids, blur_mads=blur_mads)
-    split, group = _assign(records, found, recipe.plan, seed)
-    return _finish(out, records, prints, found, split, group, listing, choices, cluster)
+    with _alone(out):
+        # Another call may have made it since.
+        if _is_made(out, choices, overwrite):
+            return _made_before(out)
+        _begin(out, choices, overwrite)
+        prints = scan.scan(
+            records,
+            out / SCAN,
+            image_size=image_size,
+            num_workers=num_workers,
+            cluster=cluster,
+            progress=progress,
+        )
+        found = cleaning.clean(records, prints, keep=keep_ids, blur_mads=blur_mads)
+        split, group = _assign(records, found, recipe.plan, seed)
+        return _finish(out, records, prints, found, split, group, listing, choices, cluster)
 
 
 def _made_before(out: Path) -> dict[str, Any]:
@@ -133,7 +139,7 @@ def _finish(out: Path, *results: Any) -> dict[str, Any]:
     # The report marks the set complete, so it comes after the proof.
     prepared.audit(out, report)
     prepared.write_report(out, report)
-    shutil.rmtree(out / SCAN)
+    shutil.rmtree(out / SCAN, ignore_errors=True)  # The next call may tidy it, too.
     return report
 
 
@@ -177,37 +183,47 @@ def _read_keep(path: Path | None) -> frozenset[str]:
     return frozenset(line.strip() for line in lines if line.strip())
 
 
-def _claim(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
-    """Makes `out` ours; returns False when it holds the finished set of the same choices.
+def _is_made(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether `out` holds the finished set of the same choices, which is not to be made anew.
 
     An unfinished set may go on with other choices: most often the first ones were refused.
+
+    Raises:
+      DermaganError: it holds a set of other choices, or something else.
     """
     path = out / PLAN
-    if path.is_file():
-        before = _plan_of(path)
-        wanted = json.loads(json.dumps(choices))
-        if overwrite:
-            _remove_set(out)
-        elif not (out / prepared.REPORT).is_file():
-            pass
-        elif before != wanted:
-            fields = ", ".join(key for key in wanted if before.get(key) != wanted[key])
-            raise DermaganError(
-                f"{out}: holds a set prepared with other choices ({fields}); name another "
-                "--out, or give --overwrite"
-            )
-        else:
-            return False
-    elif out.exists() and not (out.is_dir() and files.is_empty(out)):
-        raise DermaganError(f"{out}: exists and is no prepared set; name another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, choices)
-    except OSError as error:
+    if not path.is_file():
+        if out.exists() and not (out.is_dir() and files.is_empty(out)):
+            raise DermaganError(f"{out}: exists and is no prepared set; name another --out")
+        return False
+    before = _plan_of(path)
+    if overwrite or not (out / prepared.REPORT).is_file():
+        return False
+    wanted = json.loads(json.dumps(choices))
+    if before != wanted:
+        fields = ", ".join(key for key in wanted if before.get(key) != wanted[key])
         raise DermaganError(
-            f"{out}: cannot be written ({error.strerror}); name another --out"
-        ) from error
+            f"{out}: holds a set prepared with other choices ({fields}); name another "
+            "--out, or give --overwrite"
+        )
     return True
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    with files.locked(out / files.LOCK) as is_free:
+        if not is_free:
+            raise DermaganError(
+                f"{out}: another process is preparing a set here; wait for it, or name another "
+                "--out"
+            )
+        yield
+
+
+def _begin(out: Path, choices: Mapping[str, Any], overwrite: bool) -> None:
+    if overwrite and (out / PLAN).is_file():
+        _remove_set(out)
+    files.write_json(out / PLAN, choices)
 
 
 def _plan_of(path: Path) -> dict[str, Any]:
