@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dermagan_jax import hosts, workdir
-from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.checkpoints import DAMAGED, FOLDER, Checkpoints
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.writers import METRICS_FILE, read_metrics
 
@@ -166,6 +166,23 @@ def test_a_signal_to_one_host_ends_all_and_a_run_goes_on_elsewhere(
     _assert_all_well(_train(ended, processes=1, kind="dcgan", config=config))
     # The layouts round differently, and BatchNorm over few images enlarges it.
     _assert_same_run(ended, whole, 4, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_hosts_go_on_together_from_the_checkpoint_before_a_damaged_one(
+    phantom_set: Path, tmp_path: Path
+) -> None:
+    config = SMALL_GAN | {"data_dir": str(phantom_set), "batch_size": 8}
+    whole, harmed = tmp_path / "whole", tmp_path / "harmed"
+    _assert_all_well(_train(whole, processes=2, kind="dcgan", config=config))
+    shutil.copytree(whole, harmed)
+    for path in (harmed / FOLDER / "4" / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    ended = _train(harmed, processes=2, kind="dcgan", config=config)
+    _assert_all_well(ended)
+    assert all("going on from step 2" in each.said for each in ended)
+    assert (harmed / DAMAGED / "4").is_dir()
+    _assert_same_run(harmed, whole, 4)
 
 
 def test_what_the_first_process_meets_all_meet(tmp_path: Path, phantom_set: Path) -> None:

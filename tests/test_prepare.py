@@ -297,7 +297,7 @@ def test_bad_choices_are_named_before_anything_is_written(source, tmp_path):
     assert not out.exists()
     (tmp_path / "file").write_text("")
     for blocked in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(DermaganError, match="name another --out|choose a writable"):
+        with pytest.raises(DermaganError, match=r"name another --out|choose a writable"):
             run(blocked, source)
 
 
