@@ -132,7 +132,7 @@ def _prepared(folder: Path, phantom_set: Path) -> list[Target]:
 
     def claim(_: Path) -> None:
         plan = json.loads((phantom_set / prepare.PLAN).read_text())
-        prepare._claim(copied, plan, overwrite=False)
+        prepare._is_made(copied, plan, overwrite=False)
 
     readers = {prepared.REPORT: read, prepared.MANIFEST: read, prepare.PLAN: claim}
     return [_in_place(copied / name, reader) for name, reader in readers.items()]

@@ -69,8 +69,7 @@ def prepare(
       keep: a file of image ids, one a line, to bring back from quarantine.
       blur_mads: see `cleaning.clean`.
       num_workers: decoding processes, or None for one a core.
-      cluster: from `beam.options`, to decode and write on machines that all see the sources and
-        `out`; None for processes of this one.
+      cluster: from `beam.options`, of machines that see the sources and `out`; None: this one.
       overwrite: replace an earlier set, also one by the same choices.
       progress: whether to draw a progress bar.
 
@@ -89,13 +88,9 @@ def prepare(
     choices: dict[str, Any] = {"sources": list(source_texts), "recipe": recipe_name, "seed": seed}
     choices |= {"image_size": image_size, "keep": sorted(keep_ids), "blur_mads": blur_mads}
     choices |= _described(recipe, records)
-    if _is_made(out, choices, overwrite):
-        return _made_before(out)
-    with _alone(out):
-        # Another call may have made it since.
-        if _is_made(out, choices, overwrite):
+    with _claimed(out, choices, overwrite) as is_made:
+        if is_made:
             return _made_before(out)
-        _begin(out, choices, overwrite)
         prints = scan.scan(
             records,
             out / SCAN,
@@ -105,8 +100,8 @@ def prepare(
             progress=progress,
         )
         found = cleaning.clean(records, prints, keep=keep_ids, blur_mads=blur_mads)
-        split, group = _assign(records, found, recipe.plan, seed)
-        return _finish(out, records, prints, found, split, group, listing, choices, cluster)
+        divided = _assign(records, found, recipe.plan, seed)
+        return _finish(out, records, prints, found, *divided, listing, choices, cluster)
 
 
 def _made_before(out: Path) -> dict[str, Any]:
@@ -210,20 +205,24 @@ def _is_made(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _claimed(out: Path, choices: Mapping[str, Any], overwrite: bool) -> Iterator[bool]:
+    """Makes `out` ours and keeps other processes out of it; yields `_is_made`."""
+    if _is_made(out, choices, overwrite):
+        yield True
+        return
     with files.locked(out / files.LOCK) as is_free:
         if not is_free:
             raise DermaganError(
                 f"{out}: another process is preparing a set here; wait for it, or name another "
                 "--out"
             )
-        yield
-
-
-def _begin(out: Path, choices: Mapping[str, Any], overwrite: bool) -> None:
-    if overwrite and (out / PLAN).is_file():
-        _remove_set(out)
-    files.write_json(out / PLAN, choices)
+        # Another call may have made it since.
+        is_made = _is_made(out, choices, overwrite)
+        if not is_made:
+            if overwrite and (out / PLAN).is_file():
+                _remove_set(out)
+            files.write_json(out / PLAN, choices)
+        yield is_made
 
 
 def _plan_of(path: Path) -> dict[str, Any]:
