@@ -84,6 +84,8 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.init_from = ""  # Workdir of a GAN to start from; it must know none of the test lesions.
     config.conditioning = "conditional"  # "per_class", "conditional" or "transitional".
     config.transition_kimg = (25.0, 75.0)  # When the class begins to count, and counts in full.
+    # Until when, with "transitional", a set prepared with --others shows its other lesions as well.
+    config.others_kimg = 0.0
 
     config.model = _model()
     config.batch_size = 32  # Real images in a step; of each class, where each has its own GAN.

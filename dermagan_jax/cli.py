@@ -192,6 +192,12 @@ def _add_prepare(subparsers: argparse._SubParsersAction) -> None:
     _add_split_options(parser)
     parser.add_argument("--keep", type=Path, help="file of image ids to bring back from quarantine")
     parser.add_argument(
+        "--others",
+        action="store_true",
+        help="keep lesions of other diagnoses (nevi …) and hospitals too, for a GAN to look at "
+        "before it learns the classes: see others_kimg in configs/resgan.py",
+    )
+    parser.add_argument(
         "--workers", type=int, help="decoding processes (default: one for each core)"
     )
     parser.add_argument(

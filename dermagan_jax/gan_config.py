@@ -78,6 +78,7 @@ def check(config: Config) -> None:
             f"config.label_smoothing is {config['label_smoothing']}; give 0 with the relativistic "
             "loss, which it would leave without a lower bound"
         )
+    _check_others(config)
     _check_networks(config)
 
 
@@ -114,6 +115,22 @@ def _check_numbers(config: Config) -> None:
         raise DermaganError(
             f"config.num_steps is {config['num_steps']} and config.total_kimg "
             f"{config['total_kimg']}; give one of them a number above 0 and the other 0"
+        )
+
+
+def _check_others(config: Config) -> None:
+    kimg = config.get("others_kimg", 0.0)
+    if kimg < 0:
+        raise DermaganError(f"config.others_kimg is {kimg}; give a number from 0")
+    if kimg and config["conditioning"] != "transitional":
+        raise DermaganError(
+            f"config.others_kimg is {kimg}, and other lesions have no class; set "
+            "config.conditioning to 'transitional', which begins without one"
+        )
+    if kimg and kimg > config["transition_kimg"][0]:
+        raise DermaganError(
+            f"config.others_kimg is {kimg}; give a number up to {config['transition_kimg'][0]}, "
+            "where config.transition_kimg lets the class begin to count"
         )
 
 
@@ -196,6 +213,11 @@ def num_steps(config: Config) -> int:
     if config["num_steps"]:
         return config["num_steps"]
     return math.ceil(1000 * config["total_kimg"] / images_per_step(config))
+
+
+def others_steps(config: Config) -> int:
+    """Returns how many of the first updates see other lesions as well."""
+    return math.ceil(1000 * config.get("others_kimg", 0.0) / images_per_step(config))
 
 
 def images_per_step(config: Config) -> int:

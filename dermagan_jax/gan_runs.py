@@ -30,9 +30,21 @@ class Run:
     have a leading class axis, and so have the keys.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, real: LabelledImages) -> None:
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        real: LabelledImages,
+        others: LabelledImages | None = None,
+    ) -> None:
+        """Builds all that the configuration names; nothing is run yet.
+
+        Args:
+          config: the run's, checked.
+          real: the training images.
+          others: lesions that the first steps show too; None where `config.others_kimg` is 0.
+        """
         self.config = config
-        self.real = real
+        self.real, self.others = real, others
         self.per_class = gan_config.is_per_class(config)
         self.num_steps = gan_config.num_steps(config)
         self.key = jax.random.key(config.seed)
@@ -108,7 +120,14 @@ class Run:
         if self.per_class:
             parts = class_batches(self.real, seed=self.config.seed, **options)
         else:
-            of_runs = train_batches(self.real, seeds=[self.config.seed], balanced=True, **options)
+            of_runs = train_batches(
+                self.real,
+                seeds=[self.config.seed],
+                balanced=True,
+                others=self.others,
+                others_steps=gan_config.others_steps(self.config),
+                **options,
+            )
             parts = ({name: values[:, 0] for name, values in batch.items()} for batch in of_runs)
         return parallel.join_parts(parts, self.mesh, batch_axis=self.batch_axis, shape=shape)
 

@@ -16,6 +16,7 @@ import numpy as np
 from dermagan_jax import files, gan_config, hosts, images, pretraining, stepping, workdir
 from dermagan_jax.alarms import diversity
 from dermagan_jax.checkpoints import Checkpoints
+from dermagan_jax.data.splits import OTHERS
 from dermagan_jax.data.training import open_for_training
 from dermagan_jax.errors import TrainingError
 from dermagan_jax.gan_runs import GRID_COLUMNS, Run
@@ -61,11 +62,15 @@ def _train(
 ) -> dict[str, Any]:
     opened = open_for_training(config.data_dir, image_size=config.model.image_size)
     data = opened.description()
+    others = opened.others() if gan_config.others_steps(config) else None
+    if others:
+        data["others_sha256"] = opened.report["split_hashes"][OTHERS]
     source = Path(config.init_from) if config.init_from else None
     seen = pretraining.ancestors(source, opened) if source else []
     plain_config = config.to_dict()
     watch = _make_watch(config, opened.folder)
-    Run(config, opened.train)  # Whatever cannot be built is refused before anything is written.
+    # Whatever cannot be built is refused before anything is written.
+    Run(config, opened.train, others)
     tracer = Tracer(profile, run_folder / "profile")
     document: dict[str, Any] = {"config": plain_config, "data": data, "classes": list(CLASSES)}
     document["pretraining"] = seen
@@ -79,7 +84,7 @@ def _train(
         )
         rollbacks = Rollbacks(config, run_folder)
         while True:
-            run = Run(rollbacks.config(), opened.train)
+            run = Run(rollbacks.config(), opened.train, others)
             first = run.create_state()
             if source and checkpoints.latest_step() is None:
                 first = pretraining.start_from(source, first)

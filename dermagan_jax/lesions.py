@@ -13,6 +13,11 @@ NUM_CLASSES = len(CLASSES)
 SHORT_NAMES = ("AK", "BCC", "BKL", "MEL")
 """Abbreviations in label order, for figures and tables."""
 
+OTHER = -1
+"""The label of lesions of other diagnoses, which only a GAN's pre-training looks at."""
+
+OTHER_NAME = "other"
+
 _AK, _BCC, _BKL, _MEL = range(NUM_CLASSES)
 
 # None marks a diagnosis that the archive knows and this project does not train on.
@@ -35,6 +40,16 @@ ISIC2019_COLUMNS: Mapping[str, int | None] = MappingProxyType(
         "UNK": None,
     }
 )
+
+
+def class_name(label: int) -> str:
+    """Returns the name of a class, or `OTHER_NAME` for the label `OTHER`."""
+    return OTHER_NAME if label == OTHER else CLASSES[label]
+
+
+def label_of_class(name: str) -> int:
+    """Returns the label of a class's name, or `OTHER` for any other name."""
+    return CLASSES.index(name) if name in CLASSES else OTHER
 
 
 def label_of_folder(name: str) -> int | None:

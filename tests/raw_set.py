@@ -21,8 +21,11 @@ def write_image(path: Path, seed: int) -> None:
     Image.fromarray(coarse).resize((60, 48)).save(path)
 
 
-def write_isic2019(folder: Path, *, lesions: int = 14, views: int = 2) -> None:
-    """The download's layout: each class `lesions` lesions of `views` images; one image twice."""
+def write_isic2019(folder: Path, *, lesions: int = 14, views: int = 2, nevi: int = 0) -> None:
+    """The download's layout: each class `lesions` lesions of `views` images; one image twice.
+
+    Of the nevi, each a lesion of its own, the last is a view of the first class's first lesion.
+    """
     pictures = folder / "ISIC_2019_Training_Input"
     pictures.mkdir(parents=True)
     truth, metadata = [], []
@@ -35,6 +38,12 @@ def write_isic2019(folder: Path, *, lesions: int = 14, views: int = 2) -> None:
     # The last melanoma is the first one's file under another id and another lesion.
     first = 3 * lesions * views
     shutil.copy(pictures / f"ISIC_{first:07d}.png", pictures / f"{name}.png")
+    for number in range(nevi):
+        name = f"ISIC_9{number:06d}"
+        write_image(pictures / f"{name}.png", 90_000 + number)
+        truth.append([name, *(float(column == "NV") for column in COLUMNS)])
+        lesion_id = "BCN_0000000" if number == nevi - 1 else f"HAM_{number:07d}"
+        metadata.append([name, 55, "torso", lesion_id, "female"])
     heads = (
         ("image", *COLUMNS),
         ("image", "age_approx", "anatom_site_general", "lesion_id", "gender"),

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from raw_set import run as prepare
+from raw_set import write_isic2019
 
 from configs import dcgan, resgan
 from dermagan_jax import gan, gan_config, gan_trainer, images, parallel, synthesis, workdir
@@ -255,6 +257,40 @@ def test_one_network_for_all_classes_stops_and_goes_on(
     label = jax.nn.one_hot(jnp.full(len(z), 2), 4)
     by_hand = jax.jit(partial(gan.sample, generator=trained.generator))(trained.variables, z, label)
     np.testing.assert_array_equal(some.image[2], by_hand[0])
+
+
+def test_a_gan_sees_other_lesions_before_it_knows_the_class(tmp_path: Path) -> None:
+    write_isic2019(tmp_path / "raw", nevi=20)
+    prepare(tmp_path / "set", f"isic2019={tmp_path / 'raw'}", others=True)
+    changes = {"conditioning": "transitional", "transition_kimg": (0.032, 0.064)}
+    config = partial(_residual_config, tmp_path / "set", **changes)
+    for kimg, folder in ((0.032, "with"), (0.0, "without")):
+        gan_trainer.train(config(others_kimg=kimg), tmp_path / folder)
+    gan_trainer.train(config(others_kimg=0.032, num_steps=2), tmp_path / "parts")
+    gan_trainer.train(config(others_kimg=0.032), tmp_path / "parts")
+    metrics = {name: (tmp_path / name / METRICS_FILE).read_bytes() for name in ("with", "parts")}
+    assert metrics["with"] == metrics["parts"]
+    assert metrics["with"] != (tmp_path / "without" / METRICS_FILE).read_bytes()
+    found = json.loads((tmp_path / "with" / "summary.json").read_text())["data"]
+    report = json.loads((tmp_path / "set" / "data_report.json").read_text())
+    assert found["others_sha256"] == report["split_hashes"]["others"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"others_kimg": -1.0}, "others_kimg is -1.0; give a number from 0"),
+        ({"others_kimg": 1.0}, "set config.conditioning to 'transitional'"),
+        ({"others_kimg": 30.0, "conditioning": "transitional"}, "give a number up to 25.0"),
+        ({"others_kimg": 1.0, "conditioning": "transitional"}, "prepare it with --others"),
+    ],
+)
+def test_other_lesions_have_no_class(
+    small_set: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DermaganError, match=message):
+        gan_trainer.train(_residual_config(small_set, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_residual_gan_for_each_class(small_set: Path, tmp_path: Path) -> None:

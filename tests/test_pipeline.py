@@ -156,3 +156,15 @@ def test_joining_counts_and_refusals() -> None:
         pipeline.class_batches(_images((2, 0, 1, 1)), batch_size=2, seed=0)
     with pytest.raises(DermaganError, match="empty"):
         pipeline.train_batches(_images((0, 0)), batch_size=2, seeds=[0])
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 5])
+def test_the_first_batches_draw_from_other_images_too(start: int) -> None:
+    others = LabelledImages(np.full((6, 8, 8, 3), 200, np.uint8), np.full(6, -1, np.int32))
+    batches = partial(pipeline.train_batches, _images(), batch_size=4, seeds=[0], balanced=True)
+    mixed = _numbers(batches(others=others, others_steps=3, start_step=start), 8)
+    # An epoch of the 20 is 5 batches; 3 of them are drawn from before the 14 come alone.
+    whole = _numbers(batches(others=others, others_steps=3), start + 8)
+    assert mixed == whole[start:]
+    assert sum(number == 200 for batch in whole[:3] for number in batch) > 0
+    assert whole[3:] == _numbers(batches(), start + 5)

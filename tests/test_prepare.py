@@ -21,6 +21,7 @@ from dermagan_jax import files, images
 from dermagan_jax.data import prepare as prepare_module
 from dermagan_jax.data import prepared, scan
 from dermagan_jax.data.prepare import prepare
+from dermagan_jax.data.training import open_for_training
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
 
@@ -351,3 +352,34 @@ def test_ham4_on_the_real_images(real_data, tmp_path):
     total = sum(sum(counts.values()) for counts in report["counts"].values())
     assert total + removed == sum(listed[code] for code in ("akiec", "bcc", "bkl", "mel"))
     assert report["counts"]["test"] == dict.fromkeys(CLASSES, 60)
+
+
+def test_other_lesions_come_along_and_change_nothing_for_ours(made, tmp_path):
+    raw = tmp_path / "raw"
+    write_isic2019(raw, nevi=5)
+    shutil.copy(
+        raw / "ISIC_2019_Training_Input" / "ISIC_0000003.png",
+        raw / "ISIC_2019_Training_Input" / "ISIC_9000001.png",
+    )
+    report = run(tmp_path / "set", f"isic2019={raw}", others=True)
+    rows = rows_of(tmp_path / "set")
+    assert [row for row in rows if row["class"] != "other"] == rows_of(made)
+    others = {row["image_id"]: row["split"] for row in rows if row["class"] == "other"}
+    # The second is a copy of one of ours, and the last shows a lesion of ours.
+    assert others == {
+        **dict.fromkeys(("ISIC_9000000", "ISIC_9000002", "ISIC_9000003"), "others"),
+        "ISIC_9000004": "unused",
+    }
+    assert report["others"] == 3
+    assert report["counts"] == prepared.load_report(made)["counts"]
+    opened = open_for_training(str(tmp_path / "set"), image_size=32)
+    assert opened.others().label.tolist() == [-1] * 3
+    assert (tmp_path / "set" / "figures" / "samples_other.png").is_file()
+    with pytest.raises(DermaganError, match="holds no other lesions; prepare it with --others"):
+        open_for_training(str(made), image_size=32).others()
+
+
+def test_sources_without_other_lesions_are_named(source, tmp_path):
+    with pytest.raises(DermaganError, match="--others: the sources hold no image of another"):
+        run(tmp_path / "out", source, others=True)
+    assert not (tmp_path / "out").exists()

@@ -95,13 +95,15 @@ def test_a_gan_that_saw_test_lesions_is_refused(
         prepared.require_unseen(small_set, sha, small_set)
 
 
+@pytest.mark.parametrize("seen_as", ["train", "others"])
 @pytest.mark.parametrize("knows", ["theirs", "ours"])
 def test_a_look_alike_of_a_test_image_is_refused(
-    other_set: Path, small_set: Path, monkeypatch: pytest.MonkeyPatch, knows: str
+    other_set: Path, small_set: Path, monkeypatch: pytest.MonkeyPatch, knows: str, seen_as: str
 ) -> None:
     """The set that holds both images knows that they look alike, whichever of the two it is."""
     theirs, ours = (prepared.read_manifest(folder) for folder in (other_set, small_set))
     trained = next(row for row in theirs if row["split"] == "train")
+    trained["split"] = seen_as
     tested = next(row for row in ours if row["split"] == "test")
     if knows == "theirs":
         theirs.append({**tested, "split": "unused", "group": trained["group"], "lesion_id": ""})

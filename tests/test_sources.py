@@ -387,3 +387,13 @@ def test_real_merge(real_data: Path) -> None:
     assert "ham10000: 174 images dropped, because ISIC 2019 calls them SCC." in merged.warnings
     assert f"ham10000: {2636 - 174} images dropped that isic2019 holds too." in merged.warnings
     assert not any("akiec" in warning for warning in merged.warnings)
+
+
+def test_lesions_of_other_diagnoses_are_listed_apart(tmp_path):
+    listing = sources.read_source("ham10000", str(make_ham(tmp_path)))
+    others = [(f"ISIC_000000{number}", lesions.OTHER) for number in (6, 7, 8)]
+    assert [(each.image_id, each.label) for each in listing.others] == others
+    # ISIC 2019 knows the first as a melanoma.
+    ruling = sources.SourceListing([], [], {}, [], "isic2019", {"ISIC_0000006": "MEL"})
+    merged = sources.merge_sources([listing, listing, ruling])
+    assert merged.others == listing.others[1:]

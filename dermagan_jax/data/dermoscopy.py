@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from dermagan_jax.data import beam, scan
 from dermagan_jax.data.records import Record
-from dermagan_jax.data.splits import SPLITS
+from dermagan_jax.data.splits import OTHERS, SPLITS
 from dermagan_jax.data.tensorflow_cpu import tf
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
@@ -91,7 +91,9 @@ class Dermoscopy(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: object) -> Mapping[str, Any]:  # noqa: ARG002
-        return {name: self._generate_examples(name) for name in SPLITS}
+        has_others = self._split is not None and (self._split == OTHERS).any()
+        names = (*SPLITS, OTHERS) if has_others else SPLITS
+        return {name: self._generate_examples(name) for name in names}
 
     def _generate_examples(self, name: str) -> Any:
         """Returns the examples of a split: an iterator, or what Beam makes into one."""

@@ -12,8 +12,8 @@ import numpy as np
 from dermagan_jax import figures, files, images
 from dermagan_jax.data import cleaning, prepared, scan
 from dermagan_jax.data.records import Record
-from dermagan_jax.data.splits import SPLITS
-from dermagan_jax.lesions import CLASSES, NUM_CLASSES, SHORT_NAMES
+from dermagan_jax.data.splits import OTHERS, SPLITS
+from dermagan_jax.lesions import CLASSES, NUM_CLASSES, OTHER_NAME, SHORT_NAMES, class_name
 
 SAMPLES_PER_CLASS = 40
 QUARANTINE_COLUMNS = ("image_id", "reason", "score", "repeats", "detail", "path")
@@ -37,7 +37,7 @@ def manifest_rows(
                 record.image_id,
                 record.lesion_id or "",
                 records[group[place]].image_id,
-                CLASSES[record.label],
+                class_name(record.label),
                 record.source,
                 record.site,
                 str(split[place]),
@@ -88,7 +88,7 @@ def _pictures(scan_folder: Path, num_records: int, wanted: Sequence[int]) -> np.
 
 def class_by_site(rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
     """Counts the images of each class from each hospital: where it is uneven, results mislead."""
-    sites = sorted({row["site"] for row in rows})
+    sites = sorted({row["site"] for row in rows if row["split"] != OTHERS})
     counted = Counter((row["class"], row["site"]) for row in rows if row["split"] in SPLITS)
     return {name: {site or "unknown": counted[name, site] for site in sites} for name in CLASSES}
 
@@ -101,7 +101,7 @@ def draw(
     counts: Mapping[str, Mapping[str, int]],
     kind: str,
 ) -> None:
-    """Draws the counts of classes and splits, and a grid of training images of each class."""
+    """Draws the counts of classes and splits, and a grid of images that each is trained on."""
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
     phantom = kind == "phantom"
@@ -111,11 +111,17 @@ def draw(
         counts, folder / "split_counts.png", title="Images by split", phantom=phantom
     )
     label = np.asarray([record.label for record in records])
-    for each in range(NUM_CLASSES):
-        members = np.flatnonzero((split == "train") & (label == each))[:SAMPLES_PER_CLASS]
-        pictures = _pictures(scan_folder, len(records), members.tolist())
-        grid = images.grid(pictures, 10, phantom=phantom)
-        images.write_png(folder / f"samples_{SHORT_NAMES[each].lower()}.png", grid)
+    shown = {
+        SHORT_NAMES[each].lower(): (split == "train") & (label == each)
+        for each in range(NUM_CLASSES)
+    }
+    shown[OTHER_NAME] = split == OTHERS
+    for name, is_member in shown.items():
+        members = np.flatnonzero(is_member)[:SAMPLES_PER_CLASS].tolist()
+        if members:
+            pictures = _pictures(scan_folder, len(records), members)
+            grid = images.grid(pictures, 10, phantom=phantom)
+            images.write_png(folder / f"samples_{name}.png", grid)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:

@@ -8,6 +8,7 @@ number of batches it has given: a resumed run asks for the batches from that ste
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -30,7 +31,7 @@ class LabelledImages:
 
     Attributes:
       image: [N, S, S, 3] uint8.
-      label: [N] int32 in [0, 4).
+      label: [N] int32 in [0, 4); or -1, `lesions.OTHER`, which one-hot is no class.
     """
 
     image: np.ndarray
@@ -124,6 +125,8 @@ def train_batches(
     start_step: int = 0,
     steps_per_call: int = 1,
     balanced: bool = False,
+    others: LabelledImages | None = None,
+    others_steps: int = 0,
     part: Part = WHOLE,
 ) -> Iterator[Batch]:
     """Yields shuffled super-batches without end, for one run or for several side by side.
@@ -135,6 +138,9 @@ def train_batches(
       start_step: index of the first batch to yield.
       steps_per_call: K; the stream of batches is the same for any.
       balanced: give every class the same share, by repetition.
+      others: further images, which the first `others_steps` batches draw from as well; there each
+        image comes as often as any other.
+      others_steps: how many batches; 0 for none.
       part: which runs, and which images of their batches, to read.
 
     Yields:
@@ -148,19 +154,16 @@ def train_batches(
 
     # TensorFlow never lets go of a generator, so this one must not hold the images.
     labels = images.label
+    images = images.joined(others) if others else images
+    all_labels, left = images.label, max(others_steps - start_step, 0)
+
+    def stream(seed: int) -> Iterator[np.ndarray]:
+        among = partial(batch_indices, batch_size=batch_size, seed=seed)
+        yield from itertools.islice(among(all_labels, start_step=start_step), left)
+        yield from among(labels, start_step=max(start_step - others_steps, 0), balanced=balanced)
 
     def indices() -> Iterator[np.ndarray]:
-        streams = [
-            batch_indices(
-                labels,
-                batch_size=batch_size,
-                seed=seed,
-                start_step=start_step,
-                balanced=balanced,
-            )
-            for seed in seeds
-        ]
-        yield from map(np.stack, zip(*streams, strict=True))
+        yield from map(np.stack, zip(*map(stream, seeds), strict=True))
 
     return _gathered(images, indices, steps_per_call, part)
 

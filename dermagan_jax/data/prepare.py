@@ -22,7 +22,7 @@ from dermagan_jax.data.recipes import Recipe, find_recipe
 from dermagan_jax.data.records import Record
 from dermagan_jax.data.splits import SPLITS, SplitPlan
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.lesions import CLASSES
+from dermagan_jax.lesions import CLASSES, OTHER, label_of_class
 
 PLAN = "plan.json"
 SCAN = ".scan"
@@ -54,6 +54,7 @@ def prepare(
     blur_mads: float = cleaning.BLUR_MADS,
     num_workers: int | None = None,
     cluster: beam.Cluster | None = None,
+    others: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -70,6 +71,8 @@ def prepare(
       blur_mads: see `cleaning.clean`.
       num_workers: decoding processes, or None for one a core.
       cluster: from `beam.options`, of machines that see the sources and `out`; None: this one.
+      others: keep lesions of other diagnoses, and of hospitals that the recipe leaves out, too, as
+        a split of its own for the pre-training of a GAN.
       overwrite: replace an earlier set, also one by the same choices.
       progress: whether to draw a progress bar.
 
@@ -83,25 +86,18 @@ def prepare(
     _check_numbers(image_size, seed)
     recipe = _changed_recipe(recipe_name, plan_changes or {})
     listing = _read_sources(source_texts, recipe, seed)
-    records = _chosen(listing.records, recipe)
-    keep_ids = _read_keep(keep)
+    ours = _chosen(listing.records, recipe)
+    records = ours + (_others(listing, ours) if others else [])
     choices: dict[str, Any] = {"sources": list(source_texts), "recipe": recipe_name, "seed": seed}
-    choices |= {"image_size": image_size, "keep": sorted(keep_ids), "blur_mads": blur_mads}
+    choices |= {"image_size": image_size, "keep": _read_keep(keep), "blur_mads": blur_mads}
     choices |= _described(recipe, records)
+    workers: Any = {"num_workers": num_workers, "cluster": cluster, "progress": progress}
     with _claimed(out, choices, overwrite) as is_made:
         if is_made:
             return _made_before(out)
-        prints = scan.scan(
-            records,
-            out / SCAN,
-            image_size=image_size,
-            num_workers=num_workers,
-            cluster=cluster,
-            progress=progress,
-        )
-        found = cleaning.clean(records, prints, keep=keep_ids, blur_mads=blur_mads)
-        divided = _assign(records, found, recipe.plan, seed)
-        return _finish(out, records, prints, found, *divided, listing, choices, cluster)
+        prints = scan.scan(records, out / SCAN, image_size=image_size, **workers)
+        divided = _divide(records, len(ours), prints, recipe.plan, choices)
+        return _finish(out, records, prints, *divided, listing, choices, cluster)
 
 
 def _made_before(out: Path) -> dict[str, Any]:
@@ -168,14 +164,30 @@ def _chosen(records: Sequence[Record], recipe: Recipe) -> list[Record]:
     return sorted(kept, key=lambda record: record.image_id)
 
 
-def _read_keep(path: Path | None) -> frozenset[str]:
+def _others(listing: sources.SourceListing, chosen: Sequence[Record]) -> list[Record]:
+    """Lists the lesions that are no business of the classes: see `prepare`."""
+    known = {record.image_id for record in chosen}
+    left = [
+        dataclasses.replace(record, label=OTHER)
+        for record in (*listing.records, *listing.others)
+        if record.image_id not in known
+    ]
+    if not left:
+        raise DermaganError(
+            "--others: the sources hold no image of another diagnosis; add one that does, such as "
+            "--source ham10000=DIR, or leave --others out"
+        )
+    return sorted(left, key=lambda record: record.image_id)
+
+
+def _read_keep(path: Path | None) -> list[str]:
     if path is None:
-        return frozenset()
+        return []
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DermaganError(f"--keep {path}: cannot be read ({error})") from error
-    return frozenset(line.strip() for line in lines if line.strip())
+    return sorted({line.strip() for line in lines if line.strip()})
 
 
 def _is_made(out: Path, choices: Mapping[str, Any], overwrite: bool) -> bool:
@@ -250,12 +262,16 @@ def _described(recipe: Recipe, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _split_sha256(rows: Sequence[Mapping[str, str]], split: str) -> str:
-    return prepared.split_sha256(
-        (row["image_id"], CLASSES.index(row["class"]), row["pixels_sha256"])
-        for row in rows
-        if row["split"] == split
-    )
+def _split_hashes(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    found = {}
+    for name in (*SPLITS, splits.OTHERS):
+        members = [row for row in rows if row["split"] == name]
+        if members:
+            found[name] = prepared.split_sha256(
+                (row["image_id"], label_of_class(row["class"]), row["pixels_sha256"])
+                for row in members
+            )
+    return found
 
 
 def _remove_set(out: Path) -> None:
@@ -269,6 +285,36 @@ def _remove_set(out: Path) -> None:
     for name in (SCAN, dermoscopy.NAME, "figures"):
         shutil.rmtree(out / name, ignore_errors=True)
     (out / PLAN).unlink()
+
+
+def _divide(
+    records: Sequence[Record],
+    num_ours: int,
+    prints: scan.Fingerprints,
+    plan: SplitPlan,
+    choices: Mapping[str, Any],
+) -> tuple[cleaning.Cleaning, np.ndarray, np.ndarray]:
+    """Says what is set aside, and the split ("removed" for that) and group of each image.
+
+    The other lesions come last and change nothing for ours. Those that belong to a lesion of ours
+    or look like one, in whichever split it is, are left out.
+    """
+    ours, blur_mads = records[:num_ours], choices["blur_mads"]
+    found = cleaning.clean(ours, prints.first(num_ours), keep=choices["keep"], blur_mads=blur_mads)
+    split, group = _assign(ours, found, plan, choices["seed"])
+    if num_ours == len(records):
+        return found, split, group
+    among_all = cleaning.clean(records, prints, blur_mads=blur_mads)
+    groups = splits.group_images([record.lesion_id for record in records], among_all.links)
+    is_related = np.isin(groups, groups[:num_ours])
+    placed = np.where(is_related, splits.UNUSED, splits.OTHERS).astype(split.dtype)
+    removals = [removal for removal in among_all.removals if removal.index >= num_ours]
+    placed[[removal.index for removal in removals]] = "removed"
+    return (
+        dataclasses.replace(found, removals=[*found.removals, *removals]),
+        np.concatenate([split, placed[num_ours:]]),
+        np.concatenate([group, groups[num_ours:]]),
+    )
 
 
 def _assign(
@@ -321,7 +367,8 @@ def _write(
         "kind": kind,
         "classes": list(CLASSES),
         "counts": counts,
-        "split_hashes": {name: _split_sha256(rows, name) for name in SPLITS},
+        "split_hashes": _split_hashes(rows),
+        "others": int((split == splits.OTHERS).sum()),
         "unused": sum(row["split"] == splits.UNUSED for row in rows),
         "removed": dict(Counter(removal.reason for removal in found.removals)),
         "kept_back": found.kept_back,

@@ -17,9 +17,9 @@ import numpy as np
 from dermagan_jax import files
 from dermagan_jax.data import dermoscopy, tables
 from dermagan_jax.data.scan import content_sha256
-from dermagan_jax.data.splits import SPLITS
+from dermagan_jax.data.splits import OTHERS, SPLITS
 from dermagan_jax.errors import DermaganError, LeakError
-from dermagan_jax.lesions import CLASSES
+from dermagan_jax.lesions import label_of_class
 
 REPORT = "data_report.json"
 MANIFEST = "splits.csv"
@@ -37,6 +37,8 @@ MANIFEST_COLUMNS = (
 # What two splits may not share, and what may be shared in a set that says that it leaks.
 _NEVER_SHARED = ("image_id", "content_sha256", "pixels_sha256")
 _SHARED_IF_LEAKY = ("lesion_id", "group")
+# What a GAN of the set may have seen.
+_TRAINED_ON = ("train", OTHERS)
 
 _logger = logging.getLogger("dermagan")
 
@@ -47,7 +49,7 @@ class Split:
 
     Attributes:
       image: [N, S, S, 3] uint8.
-      label: [N] int32 in [0, 4).
+      label: [N] int32 in [0, 4); -1, `lesions.OTHER`, for lesions of other diagnoses.
       image_id: [N] str; `lesion_id`, `source` and `site` likewise, "" where there is none.
     """
 
@@ -93,14 +95,14 @@ def load_report(data_dir: Path) -> dict[str, Any]:
 
 
 def load_split(data_dir: Path, split: str) -> Split:
-    """Reads one of the splits `train`, `validation` and `test` through TFDS.
+    """Reads one of the splits `train`, `validation` and `test`, or `others`, through TFDS.
 
     Raises:
       DermaganError: when the set is not complete, or its files are damaged.
     """
-    load_report(data_dir)
-    if split not in SPLITS:
-        raise DermaganError(f"{data_dir}: has no split {split!r}; give one of {', '.join(SPLITS)}")
+    known = load_report(data_dir)["split_hashes"]
+    if split not in known:
+        raise DermaganError(f"{data_dir}: has no split {split!r}; give one of {', '.join(known)}")
     with _reading(data_dir, split):
         return Split(**dermoscopy.read(data_dir, split))
 
@@ -137,8 +139,8 @@ def audit(data_dir: Path, report: Mapping[str, Any] | None = None) -> None:
     else:
         for column in _SHARED_IF_LEAKY:
             _require_disjoint(data_dir, rows, column)
-    for split in SPLITS:
-        _require_stored(data_dir, rows, split, report["split_hashes"][split])
+    for split, sha256 in report["split_hashes"].items():
+        _require_stored(data_dir, rows, split, sha256)
 
 
 def require_train_split(theirs: str, ours: str, what: str, remedy: str) -> None:
@@ -180,7 +182,7 @@ def require_unseen(trained_on: Path, train_split_sha256: str, data_dir: Path) ->
             f"{train_split_sha256[:12]}… there); put that set back to have it checked"
         )
     of_theirs, of_ours = (read_manifest(folder) for folder in (trained_on, data_dir))
-    theirs = [row for row in of_theirs if row["split"] == "train"]
+    theirs = [row for row in of_theirs if row["split"] in _TRAINED_ON]
     ours = [row for row in of_ours if row["split"] in ("validation", "test")]
     known = {
         column: {row[column]: row["image_id"] for row in theirs if row[column]}
@@ -213,7 +215,7 @@ def _related_groups(
     Returns:
       {a group of ours: the id of an image in it that theirs holds in a training image's group}.
     """
-    trained = {row["group"] for row in theirs if row["split"] == "train"}
+    trained = {row["group"] for row in theirs if row["split"] in _TRAINED_ON}
     related = [row for row in theirs if row["group"] in trained]
     found: dict[str, str] = {}
     for column in _NEVER_SHARED:
@@ -235,7 +237,7 @@ def read_manifest(data_dir: Path) -> list[dict[str, str]]:
 def _require_disjoint(data_dir: Path, rows: Sequence[Mapping[str, str]], column: str) -> None:
     members: dict[str, dict[str, str]] = defaultdict(dict)
     for row in rows:
-        if row[column] and row["split"] in SPLITS:
+        if row[column] and row["split"] in (*SPLITS, OTHERS):
             members[row[column]].setdefault(row["split"], row["image_id"])
     shared = {value: splits for value, splits in members.items() if len(splits) > 1}
     if shared:
@@ -259,7 +261,7 @@ def _require_stored(
             )
         }
     listed = {
-        row["image_id"]: (_label(row["class"]), row["pixels_sha256"])
+        row["image_id"]: (label_of_class(row["class"]), row["pixels_sha256"])
         for row in rows
         if row["split"] == split
     }
@@ -275,10 +277,6 @@ def _require_stored(
         raise LeakError(
             f"{data_dir}: the {split} split is not that of {REPORT}; prepare the set again"
         )
-
-
-def _label(name: str) -> int:
-    return CLASSES.index(name) if name in CLASSES else -1
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ class Record:
     Attributes:
       image_id: unique name, the archive's own (`ISIC_0024306`) where it has one.
       lesion_id: the archive's lesion id, or None where it gives none.
-      label: class label in [0, 4), in the order of `lesions.CLASSES`.
+      label: class label in [0, 4), in the order of `lesions.CLASSES`; or `lesions.OTHER`.
       source: the source's kind (`ham10000`, `isic2018`, `isic2019`, `folder`, `phantom`).
       site: the hospital as the lesion id's prefix tells it (`BCN`, `HAM`, `MSK`), or "".
       path: the image file; for phantoms `phantom:SEED:LABEL:LESION:VIEW`.

@@ -73,6 +73,12 @@ class Fingerprints:
         """[N] bool: the image could be decoded."""
         return self.error == ""
 
+    def first(self, count: int) -> Fingerprints:
+        """Returns those of the first images."""
+        return Fingerprints(
+            *(getattr(self, each.name)[:count] for each in dataclasses.fields(self))
+        )
+
 
 def scan(
     records: Sequence[Record],

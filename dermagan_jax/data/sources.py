@@ -49,6 +49,7 @@ class SourceListing:
       records: the images on disk, sorted by image id.
       absent: sorted ids of our four classes that the tables list and the folders lack.
       skipped: {the archive's code in capitals: number of images} of the other diagnoses.
+      others: the images of those diagnoses that are on disk, sorted by image id.
       warnings: sentences for the report.
       kind: the source's kind, or "" for merged ones.
       diagnoses: {image id: the archive's code in capitals} of every image that the tables list,
@@ -61,6 +62,7 @@ class SourceListing:
     warnings: list[str]
     kind: str = ""
     diagnoses: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    others: list[Record] = dataclasses.field(default_factory=list)
 
 
 def parse_source(text: str) -> tuple[str, str]:
@@ -218,21 +220,21 @@ def _read_archive(
     paths: Mapping[str, str],
 ) -> SourceListing:
     """Joins an archive's diagnoses, lesion ids and image files into a listing."""
-    records, absent, skipped = [], [], Counter[str]()
+    records, others, absent, skipped = [], [], [], Counter[str]()
     absent_labels, present_labels = Counter[int](), Counter[int]()
     for image_id, code in diagnoses.items():
-        label = labels[code]
+        label, path, lesion_id = labels[code], paths.get(image_id), lesion_ids.get(image_id)
         if label is None:
             skipped[code] += 1
-        elif image_id not in paths:
+            if path is not None:
+                record = Record(image_id, lesion_id, lesions.OTHER, kind, _site(lesion_id), path)
+                others.append(record)
+        elif path is None:
             absent.append(image_id)
             absent_labels[label] += 1
         else:
-            lesion_id = lesion_ids.get(image_id)
             present_labels[label] += 1
-            records.append(
-                Record(image_id, lesion_id, label, kind, _site(lesion_id), paths[image_id])
-            )
+            records.append(Record(image_id, lesion_id, label, kind, _site(lesion_id), path))
     for label, count in sorted(absent_labels.items()):
         if not present_labels[label]:
             raise DermaganError(
@@ -251,6 +253,7 @@ def _read_archive(
         warnings=warnings + _akiec_warning(records),
         kind=kind,
         diagnoses=diagnoses,
+        others=_by_id(others),
     )
 
 
@@ -317,8 +320,13 @@ def merge_sources(listings: Sequence[SourceListing]) -> SourceListing:
     for listing in ordered:
         for record in listing.records:
             _merge_record(kept, record, ruling, events)
+    others: dict[str, Record] = {}
+    for record in (each for listing in ordered for each in listing.others):
+        code = ruling.get(record.image_id, "")
+        if record.image_id not in kept and _LABELS.get(code) is None:
+            others.setdefault(record.image_id, record)
     absent = {image_id for listing in ordered for image_id in listing.absent} - kept.keys()
-    others = Counter(code for code in diagnoses.values() if _LABELS[code] is None)
+    skipped = Counter(code for code in diagnoses.values() if _LABELS[code] is None)
 
     warnings = []
     for listing in listings:
@@ -331,7 +339,8 @@ def merge_sources(listings: Sequence[SourceListing]) -> SourceListing:
     return SourceListing(
         records=_by_id(kept.values()),
         absent=sorted(i for i in absent if i not in ruling or _LABELS[ruling[i]] is not None),
-        skipped=dict(sorted(others.items())),
+        skipped=dict(sorted(skipped.items())),
+        others=_by_id(others.values()),
         warnings=warnings + _akiec_warning(kept.values(), confirmed=ruling),
         diagnoses=diagnoses,
     )

@@ -14,6 +14,8 @@ from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 
 SPLITS = ("train", "validation", "test")
 UNUSED = "unused"
+OTHERS = "others"
+"""Beside the three: lesions of other diagnoses, for a GAN's pre-training alone."""
 REST = "rest"
 _UNLIMITED = np.iinfo(np.int64).max
 

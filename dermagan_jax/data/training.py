@@ -9,6 +9,7 @@ from typing import Any
 
 from dermagan_jax.data import prepared
 from dermagan_jax.data.pipeline import LabelledImages
+from dermagan_jax.data.splits import OTHERS
 from dermagan_jax.errors import DermaganError
 
 
@@ -29,6 +30,19 @@ class TrainingData:
     def split(self, name: str) -> LabelledImages:
         """Reads the split `validation` or `test`; the test split is for the very end."""
         return _read(self.folder, name)
+
+    def others(self) -> LabelledImages:
+        """Reads the lesions of other diagnoses, all labelled `lesions.OTHER`.
+
+        Raises:
+          DermaganError: the set was prepared without them.
+        """
+        if OTHERS not in self.report["split_hashes"]:
+            raise DermaganError(
+                f"{self.folder}: holds no other lesions; prepare it with --others, or set "
+                "config.others_kimg to 0"
+            )
+        return _read(self.folder, OTHERS)
 
     def description(self) -> dict[str, Any]:
         """Returns what a run records of its data, as JSON types."""
