@@ -36,8 +36,10 @@ from dermagan_jax.checkpoints import DAMAGED, Checkpoints
 from dermagan_jax.writers import METRICS_FILE
 
 NUM_STEPS = 400
-# Bytes: 8 MiB for each of two checkpoints and the one being written beside them, and as much again.
-ROOM = 48 << 20
+# Bytes: 8 MiB for each of two checkpoints and the one being written beside them, one that was found
+# damaged and one that was being deleted, and 24 for the samples and TensorBoard's events of a run
+# that was begun again and again.
+ROOM = 64 << 20
 MEMORY = 24 << 30  # Bytes of addresses: JAX reserves several times what it uses.
 HANGS_AFTER_SECS = 900.0
 DOCUMENT = turns.ROOT / "docs" / "reliability.md"
