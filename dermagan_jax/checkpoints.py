@@ -32,6 +32,16 @@ _logger = logging.getLogger("dermagan")
 
 FOLDER, DAMAGED = "checkpoints", "damaged"
 _DIGESTS = "digests"
+# Orbax's own, and the fields in it whose types it insists on.
+_STEP_NOTE = "_CHECKPOINT_METADATA"
+_NOTE_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "item_handlers": (dict, str, type(None)),
+    "metrics": (dict, type(None)),
+    "performance_metrics": dict,
+    "init_timestamp_nsecs": (int, type(None)),
+    "commit_timestamp_nsecs": (int, type(None)),
+    "custom_metadata": (dict, type(None)),
+}
 
 
 class Checkpoints:
@@ -54,35 +64,43 @@ class Checkpoints:
           read_only: only read.
 
         Raises:
-          DermaganError: when `read_only` and there is no such folder, or a checkpoint's metrics are
-            damaged; else such a checkpoint is moved into the workdir's `damaged`, with a warning.
+          DermaganError: when `read_only` and there is no such folder, or what Orbax reads of each
+            checkpoint when it opens is damaged; else such a checkpoint is moved into the workdir's
+            `damaged`, with a warning.
         """
         # Orbax fails in a background thread on a relative path.
         self._folder = (workdir / FOLDER).resolve()
         if read_only and not self._folder.is_dir():
             raise DermaganError(f"{workdir}: holds no checkpoints; name the workdir of a run")
         _quiet_orbax()
-        errors = dict(self._damaged_metrics(best_metric))
+        errors = dict(self._damaged_notes(best_metric))
         if not read_only:
             hosts.on_primary(lambda: self._move(errors))
         elif errors:
             raise next(iter(errors.values()))
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=None if read_only else _preservation(keep, best_metric),
-                create=not read_only,
-                read_only=read_only,
-                best_fn=(lambda metrics: metrics[best_metric]) if best_metric else None,
-                best_mode="min",
-            ),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "generator": ocp.StandardCheckpointHandler(),
-                "config": ocp.JsonCheckpointHandler(),
-                _DIGESTS: ocp.JsonCheckpointHandler(),
-            },
-        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=None if read_only else _preservation(keep, best_metric),
+                    create=not read_only,
+                    read_only=read_only,
+                    best_fn=(lambda metrics: metrics[best_metric]) if best_metric else None,
+                    best_mode="min",
+                ),
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "generator": ocp.StandardCheckpointHandler(),
+                    "config": ocp.JsonCheckpointHandler(),
+                    _DIGESTS: ocp.JsonCheckpointHandler(),
+                },
+            )
+        # What `_damaged_notes` does not know of.
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DermaganError(
+                f"{self._folder}: the notes of a checkpoint cannot be read ({error}); delete the "
+                "last step's folder to go on from the one before"
+            ) from error
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -261,7 +279,7 @@ class Checkpoints:
         # The first ones had none.
         if (self._folder / str(step) / _DIGESTS).is_dir():
             digests = self._restore(step, _DIGESTS, ocp.args.JsonRestore())
-            if digests.get(item) != digest(tree):
+            if not isinstance(digests, dict) or digests.get(item) != digest(tree):
                 raise self._damaged(step, item, "its content is not what was saved")
         return tree
 
@@ -285,18 +303,22 @@ class Checkpoints:
             "restore this step's folder, or delete it to go on from the one before"
         )
 
-    def _damaged_metrics(self, best_metric: str | None) -> Iterator[tuple[int, DermaganError]]:
-        """Yields the steps whose metrics Orbax, which reads all when it opens, would fail on."""
-        for path in sorted(self._folder.glob("[0-9]*/metrics/metrics")):
-            name = path.parents[1].name
-            if not name.isdecimal():  # Of one that was being written.
+    def _damaged_notes(self, best_metric: str | None) -> Iterator[tuple[int, DermaganError]]:
+        """Yields the steps with notes that Orbax, which reads all when it opens, would fail on."""
+        for folder in sorted(self._folder.glob("[0-9]*")):
+            if not folder.name.isdecimal():  # One that was being written.
                 continue
+            step, item = int(folder.name), "metrics"
             try:
-                metrics = json.loads(path.read_text(encoding="utf-8"))
-                if best_metric is not None:
-                    float(metrics[best_metric])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                yield int(name), self._damaged(int(name), "metrics", str(error))
+                if (folder / "metrics" / "metrics").is_file():
+                    metrics = json.loads((folder / "metrics" / "metrics").read_text("utf-8"))
+                    if best_metric is not None:
+                        float(metrics[best_metric])
+                item = _STEP_NOTE
+                if (folder / _STEP_NOTE).is_file():
+                    _require_note(json.loads((folder / _STEP_NOTE).read_text("utf-8")))
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                yield step, self._damaged(step, item, str(error))
 
 
 def _read_through(folder: Path) -> None:
@@ -309,6 +331,18 @@ def _read_through(folder: Path) -> None:
         if is_header:
             spec = {"driver": "zarr", "kvstore": store | {"path": name + "/"}}
             ts.open(spec, read=True).result().read().result()
+
+
+def _require_note(note: Any) -> None:
+    """Raises a ValueError where Orbax would not take a step's note."""
+    if not isinstance(note, dict):
+        raise ValueError("it is no JSON object")
+    for name, kind in _NOTE_FIELDS.items():
+        if not isinstance(note.get(name), kind):
+            raise ValueError(f"{name} is of another kind")
+    handlers = note.get("item_handlers")
+    if isinstance(handlers, dict) and not all(isinstance(each, str) for each in handlers.values()):
+        raise ValueError("item_handlers is of another kind")
 
 
 def _system_answer(error: OSError | ValueError) -> str | None:

@@ -185,6 +185,30 @@ def test_a_checkpoint_with_damaged_metrics_is_passed_over(
     assert (tmp_path / DAMAGED / "2").is_dir()
 
 
+@pytest.mark.parametrize("note", ["1.5", "[]", '{"metrics": 3}', '{"item_handlers": {"state": 1}}'])
+def test_a_checkpoint_with_a_damaged_note_is_passed_over(tmp_path: Path, note: str) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state=STATE, config=CONFIG)
+    (tmp_path / FOLDER / "2" / "_CHECKPOINT_METADATA").write_text(note)
+    with pytest.raises(DermaganError, match="2: item '_CHECKPOINT_METADATA' cannot be restored"):
+        Checkpoints(tmp_path, read_only=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+
+
+@pytest.mark.parametrize("digests", ["1.5", "null", "[]"])
+def test_damaged_digests_are_damage(tmp_path: Path, digests: str) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state=STATE, config=CONFIG)
+    (tmp_path / FOLDER / "1" / "digests" / "metadata").write_text(digests)
+    with (
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(DermaganError, match="its content is not what was saved"),
+    ):
+        checkpoints.restore_state(STATE, 1)
+
+
 def test_a_checkpoint_without_a_measure_is_the_latest_and_never_the_best(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep=1, best_metric="loss") as checkpoints:
         checkpoints.save(2, state=STATE, config=CONFIG, metrics={"loss": 0.3})

@@ -192,7 +192,11 @@ def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         # NumPy leaves a file open that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as chunk:
             yield chunk
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    # zipfile raises the last three: for what it finds, does not know, and takes for encrypted.
+    except (
+        *(OSError, ValueError, KeyError, EOFError, zlib.error),
+        *(zipfile.BadZipFile, NotImplementedError, RuntimeError),
+    ) as error:
         raise DermaganError(
             f"{path}: is damaged ({error}); delete it and run the same command again, which reads "
             "its images anew"
