@@ -246,8 +246,8 @@ def _show_report(report: Mapping[str, Any], out: Path) -> None:
     splits = ("train", "validation", "test")
     rows = [[name, *(f"{report['counts'][split][name]:,}" for split in splits)] for name in CLASSES]
     print(console.table([f"images ({report['kind']})", *splits], rows))
-    if report["others"]:
-        print(f"Lesions of other diagnoses, for a GAN's pre-training: {report['others']:,}.")
+    if others := report.get("others"):  # Sets from before --others do not say.
+        print(f"Lesions of other diagnoses, for a GAN's pre-training: {others:,}.")
     removed = ", ".join(f"{number} {reason}" for reason, number in report["removed"].items())
     print(f"Set aside: {removed or 'none'}; see {out}/quarantine.csv and quarantine.png.")
     for warning in report["warnings"]:

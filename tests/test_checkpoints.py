@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import sys
 from pathlib import Path
 
@@ -183,6 +184,17 @@ def test_a_checkpoint_with_damaged_metrics_is_passed_over(
         assert (checkpoints.best_step(), checkpoints.steps()) == (1, [1])
     assert "item 'metrics' cannot be restored" in caplog.text
     assert (tmp_path / DAMAGED / "2").is_dir()
+
+
+def test_a_note_of_fewer_fields_is_no_damage(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state=STATE, config=CONFIG)
+    path = tmp_path / FOLDER / "1" / "_CHECKPOINT_METADATA"
+    note = json.loads(path.read_text())
+    del note["performance_metrics"]
+    path.write_text(json.dumps(note))
+    with Checkpoints(tmp_path) as checkpoints:
+        chex.assert_trees_all_equal(checkpoints.resume(STATE), STATE)
 
 
 @pytest.mark.parametrize("note", ["1.5", "[]", '{"metrics": 3}', '{"item_handlers": {"state": 1}}'])
