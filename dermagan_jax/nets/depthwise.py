@@ -60,21 +60,28 @@ _cpu_depthwise.defvjp(_forward, _backward)
 def _kernel_gradient(
     cotangent: jax.Array, kernel: jax.Array, x: jax.Array, stride: int
 ) -> jax.Array:
+    """Sums image by image: XLA's CPU backend adds whole maps faster than it adds within them."""
     size = kernel.shape[0]
     padded = jnp.pad(x, ((0, 0), *_margins(x, size, stride), (0, 0)))
-    height, width = cotangent.shape[1:3]
-    rows = [
-        (
-            padded[
-                :,
+    height, width, features = cotangent.shape[1:]
+    places = list(np.ndindex(size, size))
+
+    def add(totals: list[jax.Array], image: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        shown, pulled = image
+        added = [
+            total
+            + pulled
+            * shown[
                 row : row + stride * (height - 1) + 1 : stride,
                 column : column + stride * (width - 1) + 1 : stride,
             ]
-            * cotangent
-        ).sum(axis=(0, 1, 2))
-        for row, column in np.ndindex(size, size)
-    ]
-    return jnp.stack(rows).reshape(kernel.shape)
+            for total, (row, column) in zip(totals, places, strict=True)
+        ]
+        return added, None
+
+    nothing = [jnp.zeros((height, width, features), x.dtype) for _ in places]
+    totals, _ = lax.scan(add, nothing, (padded, cotangent))
+    return jnp.stack([total.sum(axis=(0, 1)) for total in totals]).reshape(kernel.shape)
 
 
 def _pull_back(cotangent: jax.Array, kernel: jax.Array, x: jax.Array, stride: int) -> jax.Array:
