@@ -4,9 +4,10 @@
 
 A small GAN on phantoms is trained in a folder of a file system with little room (a tmpfs, where the
 system lets us mount one), with a limit on its memory. Again and again, at a random moment, it is
-ended or something of its is spoilt; then the same command is run again. When it has come to its
-end it must have left what an undisturbed run leaves: the same metrics, byte for byte, and the same
-state, bit for bit. Then the next run begins. Writes the record into docs/reliability.md.
+ended or something of its is spoilt; then the same command is run again, and must go on from the
+last checkpoint that nothing was done to. When it has come to its end it must have left what an
+undisturbed run leaves: the same metrics, byte for byte, and the same state, bit for bit. Then the
+next run begins. Writes the record into docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -32,7 +34,7 @@ import jax
 import numpy as np
 
 from benchmarks import data, tables, turns
-from dermagan_jax.checkpoints import DAMAGED, Checkpoints
+from dermagan_jax.checkpoints import DAMAGED, FOLDER, Checkpoints
 from dermagan_jax.writers import METRICS_FILE
 
 NUM_STEPS = 400
@@ -43,6 +45,8 @@ ROOM = 64 << 20
 MEMORY = 24 << 30  # Bytes of addresses: JAX reserves several times what it uses.
 HANGS_AFTER_SECS = 900.0
 DOCUMENT = turns.ROOT / "docs" / "reliability.md"
+# The first line of progress, before the first step.
+BEGINS_AT = re.compile(rf"^gan  (\d+)/{NUM_STEPS}  ", re.MULTILINE)
 BEGIN, END = "<!-- record: python -m benchmarks.soak -->", "<!-- end of record -->"
 
 
@@ -55,12 +59,18 @@ class Soak:
       data_dir: the prepared phantoms.
       rng: chooses what happens when.
       faults: how often each kind of fault was injected.
+      damaged: the steps of checkpoints that were damaged.
+      saved: the last step of the others, before the last thing happened.
+      num_resumed: how often a start went on from a checkpoint.
     """
 
     folder: Path
     data_dir: Path
     rng: random.Random
     faults: Counter[str] = dataclasses.field(default_factory=Counter)
+    damaged: set[int] = dataclasses.field(default_factory=set)
+    saved: int = 0
+    num_resumed: int = 0
 
     @property
     def run(self) -> Path:
@@ -86,6 +96,12 @@ class Soak:
             resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
         return process
 
+    def note_saved(self) -> None:
+        """Notes what the next start must go on from."""
+        if (self.run / FOLDER).is_dir():
+            with Checkpoints(self.run, read_only=True) as checkpoints:
+                self.saved = max({0, *checkpoints.steps()} - self.damaged)
+
     def ends(self, process: subprocess.Popen[str], allowed: tuple[int, ...]) -> int:
         """Waits for the end, which must be one of those allowed and say what it is."""
         try:
@@ -98,12 +114,28 @@ class Soak:
         says_so = {2: "error: " in said}.get(code, code < 0 or "Traceback" not in said)
         if code not in allowed or not says_so:
             raise SystemExit(f"ended with {code}:\n{said[-3000:]}")
-        return process.returncode
+        self._require_going_on(code, said)
+        return code
+
+    def _require_going_on(self, code: int, said: str) -> None:
+        """Ends the soak if a start did not go on from what was saved."""
+        begun = BEGINS_AT.search(said)
+        if begun is None:
+            if code == 0:
+                raise SystemExit(f"ended without a word of where it began:\n{said[-3000:]}")
+            return
+        step = int(begun[1])
+        # Not all damage is to bytes that count: it may go on from a damaged one, too.
+        if step < self.saved or (step and f"going on from step {step}\n" not in said):
+            raise SystemExit(f"began at step {step}, not {self.saved}:\n{said[-3000:]}")
+        self.damaged &= {step}  # Later ones were set aside, and will be written anew.
+        self.num_resumed += step > 0
 
     def disturb(self) -> None:
         """Starts the command, and lets one thing happen to it or to what it left."""
         # What was damaged is kept for people, who make room when it is short.
         shutil.rmtree(self.run / DAMAGED, ignore_errors=True)
+        self.note_saved()
         name, fault = self.rng.choice(list(FAULTS.items()))
         if fault(self):
             self.faults[name] += 1
@@ -165,7 +197,7 @@ def _torn_metrics(soak: Soak) -> bool:
 
 def _damaged_checkpoint(soak: Soak) -> bool:
     steps = sorted(
-        (path for path in (soak.run / "checkpoints").glob("*") if path.name.isdecimal()),
+        (path for path in (soak.run / FOLDER).glob("*") if path.name.isdecimal()),
         key=lambda path: int(path.name),
     )
     # With one left a damaged one is the end of the run, which says so.
@@ -180,6 +212,7 @@ def _damaged_checkpoint(soak: Soak) -> bool:
         for _ in range(64):
             content[soak.rng.randrange(len(content))] ^= 0xFF
     victim.write_bytes(content)
+    soak.damaged.add(int(steps[-1].name))
     return True
 
 
@@ -232,11 +265,12 @@ def soak(minutes: float, seed: int) -> dict[str, object]:
     """Breaks runs for so many minutes; the last one is brought to its end.
 
     Returns:
-      `minutes`, `runs` that ended as the undisturbed one did, `starts`, `faults` by kind, and
-      whether the `small_disk` could be had.
+      `minutes`, `runs` that ended as the undisturbed one did, `starts`, how many `resumed` from a
+      checkpoint, `faults` by kind, and whether the `small_disk` could be had.
 
     Raises:
-      SystemExit: a run ended in a way that it must not, or in other files.
+      SystemExit: a run ended in a way that it must not, or in other files, or did not go on from
+        what was saved.
     """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as place, _little_room(Path(place) / "room") as is_small:
@@ -246,7 +280,7 @@ def soak(minutes: float, seed: int) -> dict[str, object]:
         if not is_small:
             FAULTS.pop("disk full")
         faults: Counter[str] = Counter()
-        runs = starts = 0
+        runs = starts = resumed = 0
         while time.monotonic() - start < 60 * minutes:
             broken = Soak(folder, whole.data_dir, random.Random(seed + 1 + runs), faults)
             while not (broken.run / "summary.json").exists():
@@ -254,7 +288,9 @@ def soak(minutes: float, seed: int) -> dict[str, object]:
                 starts += 1
                 shown = ", ".join(f"{name} {number}" for name, number in faults.items())
                 print(f"{(time.monotonic() - start) / 60:.0f} min, run {runs}: {shown}", flush=True)
+            broken.note_saved()
             broken.ends(broken.start(), (0,))
+            resumed += broken.num_resumed
             if not _same(broken.run, whole.run):
                 raise SystemExit(f"run {runs} ended otherwise than the undisturbed one: {faults}")
             runs += 1
@@ -264,6 +300,7 @@ def soak(minutes: float, seed: int) -> dict[str, object]:
         "minutes": round(minutes),
         "runs": runs,
         "starts": starts,
+        "resumed": resumed,
         "faults": dict(faults),
         "small_disk": is_small,
     }
@@ -273,7 +310,8 @@ def _record(found: dict[str, object], seed: int) -> str:
     faults: dict[str, int] = found["faults"]  # type: ignore[assignment]
     lines = [
         f"{found['minutes']} minutes, seed {seed}: {found['runs']} runs of {NUM_STEPS} steps, "
-        f"broken {sum(faults.values())} times, each ended as the undisturbed one did, to the bit."
+        f"broken {sum(faults.values())} times, each ended as the undisturbed one did, to the bit. "
+        f"The command went on from the last unspoilt checkpoint {found['resumed']} times."
         + ("" if found["small_disk"] else " The disk had all of its room."),
         "",
         "| fault | times |",

@@ -2,8 +2,8 @@
 
 A checkpoint holds four items: `state`, from which training goes on; `generator`, the variables
 that synthesis needs and nothing else; `config`, a JSON document of how they came to be; `digests`,
-by which damage to the first two is found, since not all of a file's bytes are checked by those who
-read it. Each is written beside the last and renamed when whole, so that a crash leaves the last one
+by which damage to these is found, since not all of a file's bytes are checked by those who read
+it. Each is written beside the last and renamed when whole, so that a crash leaves the last one
 as it was.
 """
 
@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import tensorstore as ts
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from dermagan_jax import hosts
-from dermagan_jax.digests import digest
+from dermagan_jax.digests import digest, digest_of_document
 from dermagan_jax.errors import DermaganError
 
 _logger = logging.getLogger("dermagan")
@@ -178,6 +178,7 @@ class Checkpoints:
             return
         arrays = {"state": state} | ({} if generator is None else {"generator": generator})
         digests = {name: digest(tree) for name, tree in arrays.items()}
+        digests["config"] = digest_of_document(config)
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         items |= {
             "config": ocp.args.JsonSave(dict(config)),
@@ -260,8 +261,14 @@ class Checkpoints:
         return self._restore_arrays(step, item, abstract)
 
     def restore_config(self, step: int) -> dict[str, Any]:
-        """Restores the `config` item."""
-        return self._restore(step, "config", ocp.args.JsonRestore())
+        """Restores the `config` item.
+
+        Raises:
+          DermaganError: when the checkpoint is damaged.
+        """
+        document = self._restore(step, "config", ocp.args.JsonRestore())
+        self._require_digest(step, "config", lambda: digest_of_document(document))
+        return document
 
     def _metadata(self, step: int, item: str) -> Any:
         with self._reading(step, item):
@@ -276,12 +283,20 @@ class Checkpoints:
         with self._reading(step, item):
             _read_through(self._folder / str(step) / item)
         tree = self._restore(step, item, ocp.args.StandardRestore(like))
-        # The first ones had none.
-        if (self._folder / str(step) / _DIGESTS).is_dir():
-            digests = self._restore(step, _DIGESTS, ocp.args.JsonRestore())
-            if not isinstance(digests, dict) or digests.get(item) != digest(tree):
-                raise self._damaged(step, item, "its content is not what was saved")
+        self._require_digest(step, item, lambda: digest(tree))
         return tree
+
+    def _require_digest(self, step: int, item: str, of_what_was_read: Callable[[], int]) -> None:
+        # The first checkpoints had no digests, and later ones none of `config`.
+        if not (self._folder / str(step) / _DIGESTS).is_dir():
+            return
+        digests = self._restore(step, _DIGESTS, ocp.args.JsonRestore())
+        if not isinstance(digests, dict):
+            raise self._damaged(step, item, "its digests are no JSON object")
+        if item == "config" and item not in digests:
+            return
+        if digests.get(item) != of_what_was_read():
+            raise self._damaged(step, item, "its content is not what was saved")
 
     def _restore(self, step: int, item: str, args: Any) -> Any:
         with self._reading(step, item):

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dermagan_jax import ranges
 from dermagan_jax.augmentation import find_policy
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.mixing import find_mixer
@@ -29,6 +30,19 @@ NETWORKS = (LESION_CNN, *BACKBONES)
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
 
 Config = Mapping[str, Any]
+
+_RANGES: Mapping[str, ranges.Range] = {
+    **ranges.ADAM,
+    **dict.fromkeys(
+        (
+            *("batch_size", "num_steps", "log_every_steps", "eval_every_steps"),
+            "model.image_size",
+        ),
+        ranges.FROM_1,
+    ),
+    **dict.fromkeys(("seed", "steps_per_call"), ranges.FROM_0),
+    "model.dropout_rate": ranges.SHARE,
+}
 
 
 def network(config: Config) -> str:
@@ -48,15 +62,9 @@ def check(config: Config) -> None:
       DermaganError: naming the field and the values that it may have.
     """
     model = config["model"]
-    for name in ("batch_size", "num_steps", "log_every_steps", "eval_every_steps"):
-        if config[name] < 1:
-            raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
+    ranges.require(config, _RANGES)
     find_policy(config["augmentation"])
     find_mixer(config["mixing"])
-    if not 0 <= model["dropout_rate"] < 1:
-        raise DermaganError(
-            f"config.model.dropout_rate is {model['dropout_rate']}; give a value in [0, 1)"
-        )
     if model["network"] not in NETWORKS:
         known = ", ".join(map(repr, NETWORKS))
         raise DermaganError(f"config.model.network is {model['network']!r}; known: {known}")

@@ -134,10 +134,8 @@ class Run:
         self._closing.close()
 
     @functools.cached_property
-    def _writer(self) -> MetricWriter | None:
-        """Opened by the first row, so that a finished run's files stay as they are."""
-        if not hosts.is_primary():
-            return None
+    def _writer(self) -> MetricWriter:
+        """The primary process's; opened by the first row, so that a finished run stays as it is."""
         return self._closing.enter_context(MetricWriter(self.folder, resume_step=self.step))
 
     def log(self, step: int, metrics: Mapping[str, np.ndarray], *, is_due: bool) -> None:
@@ -156,8 +154,7 @@ class Run:
             for name in metrics
         }
         self._pending.clear()
-        if self._writer:
-            self._writer.write(step, row)
+        hosts.on_primary(lambda: self._writer.write(step, row))
         self._require_finite(step, row)
 
     def _require_finite(self, step: int, row: Mapping[str, float]) -> None:
@@ -178,14 +175,12 @@ class Run:
         best = None
         if scores:
             row = {f"validation/{name}": scores[name] for name in ("loss", "accuracy")}
-            if self._writer:
-                self._writer.write(step, row)
+            hosts.on_primary(lambda: self._writer.write(step, row))
             self._require_finite(step, row)
             if self.error:
                 return
             best = {"loss": scores["loss"]}
-        if self._writer:
-            self._writer.flush()
+        hosts.on_primary(lambda: self._writer.flush())
         self.checkpoints.save(step, state=state, config=self.document, metrics=best)
         self.step, self.state = step, state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -164,6 +165,9 @@ def _conclude(folder: Path, summary: Mapping[str, Any], logits: Mapping[str, np.
     _draw(summary, folder)
     with files.replacing(folder / PREDICTIONS) as path, path.open("wb") as file:
         np.savez(file, validation=logits["validation"], test=logits["test"])
+        # The summary, which marks the run finished, must not reach the disk before it.
+        file.flush()
+        os.fsync(file.fileno())
     files.write_json(folder / workdir.SUMMARY, summary)
 
 

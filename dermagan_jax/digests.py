@@ -1,4 +1,4 @@
-"""A number for the content of a tree of arrays, by which to know it again.
+"""A number for the content of a tree of arrays, or of a document, by which to know it again.
 
 The same for the same content, on however many devices or hosts it lies, since integers add up alike
 in any order. It finds damage, not forgery.
@@ -6,6 +6,7 @@ in any order. It finds damage, not forgery.
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +37,15 @@ def digest(tree: Any) -> int:
         of_hosts = multihost_utils.process_allgather(np.uint32(sum(shared) & _MASK))
         total += int(of_hosts.sum(dtype=np.uint64))
     return total & _MASK
+
+
+def digest_of_document(document: Any) -> int:
+    """Sums up a document of JSON types, as it will be when it is read again.
+
+    Returns:
+      An integer in [0, 2**32).
+    """
+    return zlib.crc32(json.dumps(document, sort_keys=True).encode())
 
 
 def _salted_sum(path: tuple[Any, ...], leaf: Any) -> int:

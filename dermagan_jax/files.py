@@ -6,9 +6,13 @@ import contextlib
 import fcntl
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dermagan_jax.errors import DermaganError
 
@@ -88,6 +92,26 @@ def locked(path: Path) -> Iterator[bool]:
         yield True
 
 
+@contextlib.contextmanager
+def held(folder: Path, *, doing: str, option: str = "--out") -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made, until the block or the process ends.
+
+    Args:
+      folder: where this process writes.
+      doing: what it does there, for the error.
+      option: by which the user named the folder.
+
+    Raises:
+      DermaganError: another process has it, or it cannot be written.
+    """
+    with locked(folder / LOCK) as is_free:
+        if not is_free:
+            raise DermaganError(
+                f"{folder}: another process is {doing} here; wait for it, or name another {option}"
+            )
+        yield
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Writes a JSON document at once, indented, its keys sorted.
 
@@ -141,6 +165,33 @@ def require_fields(document: Any, fields: Fields, source: object, *, remedy: str
             raise DermaganError(
                 f"{source}: is damaged ({what if name else 'no JSON object'}); {remedy}"
             )
+
+
+@contextlib.contextmanager
+def opened_arrays(path: Path, *, remedy: str) -> Iterator[Mapping[str, np.ndarray]]:
+    """Opens a file of arrays that this program wrote by `np.savez`; nothing in it is unpickled.
+
+    Args:
+      path: the file.
+      remedy: ends the error's message.
+
+    Yields:
+      The arrays by name, each read when it is asked for.
+
+    Raises:
+      DermaganError: it, or an array that the block asks for, cannot be read: a power cut or a bad
+        disk may have damaged it.
+    """
+    try:
+        # NumPy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    # zipfile raises the last three: for what it finds, does not know, and takes for encrypted.
+    except (
+        *(OSError, ValueError, KeyError, EOFError, zlib.error),
+        *(zipfile.BadZipFile, NotImplementedError, RuntimeError),
+    ) as error:
+        raise DermaganError(f"{path}: is damaged ({error}); {remedy}") from error
 
 
 _MISSING = object()

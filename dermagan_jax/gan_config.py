@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dermagan_jax import ada, diffaugment, losses
+from dermagan_jax import ada, diffaugment, losses, ranges
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import NUM_CLASSES
 from dermagan_jax.metrics.generative import NEIGHBOURS
@@ -28,6 +28,29 @@ DISCRIMINATORS = ("residual", "projected")
 SCHEDULES = ("constant", "linear")
 
 Config = Mapping[str, Any]
+
+_RANGES: Mapping[str, ranges.Range] = {
+    **ranges.ADAM,
+    **dict.fromkeys(
+        (
+            *("batch_size", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
+            *("penalty_interval", "rollback_checkpoints", "watch.per_class"),
+            *("model.width", "model.max_width", "model.latent_size", "model.image_size"),
+            *("model.d_head_width", "model.d_width", "model.d_max_width", "model.d_side"),
+        ),
+        ranges.FROM_1,
+    ),
+    **dict.fromkeys(
+        (
+            *("seed", "num_steps", "total_kimg", "others_kimg", "steps_per_call", "rollbacks"),
+            *("model.convs", "model.d_convs", "model.latent_degrees"),
+            *("optimizer.d_learning_rate", "r1", "r2", "ema_half_life_kimg", "watch.patience"),
+        ),
+        ranges.FROM_0,
+    ),
+    "ada_kimg": ranges.ABOVE_0,
+    "label_smoothing": ranges.SHARE,
+}
 
 
 def is_per_class(config: Config) -> bool:
@@ -83,19 +106,7 @@ def check(config: Config) -> None:
 
 
 def _check_numbers(config: Config) -> None:
-    if config["seed"] < 0:
-        raise DermaganError(f"config.seed is {config['seed']}; give a number from 0")
-    for name in (
-        *("batch_size", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
-        "penalty_interval",
-    ):
-        if config[name] < 1:
-            raise DermaganError(f"config.{name} is {config[name]}; give a number from 1")
-    if config["rollbacks"] < 0 or config["rollback_checkpoints"] < 1:
-        raise DermaganError(
-            f"config.rollbacks is {config['rollbacks']} and config.rollback_checkpoints "
-            f"{config['rollback_checkpoints']}; give numbers from 0 and from 1"
-        )
+    ranges.require(config, _RANGES)
     if config["rollback_checkpoints"] > config["keep_checkpoints"]:
         raise DermaganError(
             f"config.rollback_checkpoints is {config['rollback_checkpoints']}; give a number up to "
@@ -107,10 +118,6 @@ def _check_numbers(config: Config) -> None:
             f"config.watch.per_class is {watch['per_class']}; give a number above {NEIGHBOURS}, "
             "the neighbours that coverage looks at"
         )
-    if watch["patience"] < 0:
-        raise DermaganError(
-            f"config.watch.patience is {watch['patience']}; give a number from 0, which never stops"
-        )
     if (config["num_steps"] > 0) == (config["total_kimg"] > 0):
         raise DermaganError(
             f"config.num_steps is {config['num_steps']} and config.total_kimg "
@@ -120,8 +127,6 @@ def _check_numbers(config: Config) -> None:
 
 def _check_others(config: Config) -> None:
     kimg = config.get("others_kimg", 0.0)
-    if kimg < 0:
-        raise DermaganError(f"config.others_kimg is {kimg}; give a number from 0")
     if kimg and config["conditioning"] != "transitional":
         raise DermaganError(
             f"config.others_kimg is {kimg}, and other lesions have no class; set "

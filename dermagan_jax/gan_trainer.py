@@ -13,7 +13,16 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dermagan_jax import files, gan_config, hosts, images, pretraining, stepping, workdir
+from dermagan_jax import (
+    files,
+    gan_config,
+    hosts,
+    images,
+    preemption,
+    pretraining,
+    stepping,
+    workdir,
+)
 from dermagan_jax.alarms import diversity
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data.splits import OTHERS
@@ -93,7 +102,8 @@ def _train(
                 state, last = _loop(run, watch, state, checkpoints, run_folder, document, tracer)
                 break
             except TrainingError as error:
-                rollbacks.go_back(error, checkpoints)
+                # A signal that came with the trouble still asks for an end.
+                preemption.heed(rollbacks.go_back(error, checkpoints))
     summary = {
         "num_steps": _steps_done(state),
         "kimg": _steps_done(state) * gan_config.images_per_step(config) / 1000,
@@ -127,32 +137,46 @@ def _steps_done(state: GanState) -> int:
 class _Recorder:
     """Writes what a run shows of itself: metrics, alarms, sample grids and checkpoints.
 
-    Only the primary process has a writer; the others take part in sampling and in checkpoints.
+    Only the primary process has a writer; the others take part in sampling and in checkpoints, and
+    in the errors that it meets.
     """
 
     def __init__(
         self,
         run: Run,
         watch: Watch | None,
-        writer: MetricWriter | None,
         checkpoints: Checkpoints,
         folder: Path,
         document: Mapping[str, Any],
     ) -> None:
         self.run = run
         self.watch = watch
-        self.writer = writer
+        self.writer: MetricWriter
         self.checkpoints = checkpoints
         self.folder = folder
         self.document = document
         self.last: dict[str, float] = {}
 
-    def recall(self, start: int) -> None:
+    def open(self, start: int, stack: contextlib.ExitStack) -> None:
+        """Opens the records, as long as `stack` is, to go on from step `start`."""
+
+        def open_writer() -> None:
+            self.writer = stack.enter_context(MetricWriter(self.folder, resume_step=start))
+
+        hosts.on_primary(open_writer)
+        self._recall(start)
+
+    def flush(self) -> None:
+        """Brings the records to disk, so that closing them meets no error that is not shared."""
+        hosts.on_primary(lambda: self.writer.flush())
+
+    def _recall(self, start: int) -> None:
         """Shows the alarms and the watch the rows that were written before."""
         if self.watch:
             self.watch.forget()
         for row in read_metrics(self.folder / METRICS_FILE):
-            if row["step"] > start:  # Another process is about to cut these off.
+            # A network's file system may still show what the first process has cut off.
+            if row["step"] > start:
                 break
             self.run.alarms.watch(row["step"], row)
             if self.watch:
@@ -178,6 +202,7 @@ class _Recorder:
         self._write(step, row)
         bad = sorted(name for name, value in row.items() if not math.isfinite(value))
         if bad:
+            self.flush()
             raise TrainingError(
                 f"{bad[-1]} is no longer finite at step {step}; "
                 f"{self.checkpoints.last_good()}; lower config.optimizer.learning_rate"
@@ -194,8 +219,7 @@ class _Recorder:
         """
         variables = self.run.calibrate(state)
         measured = self._show(step, variables) if self.run.is_checkpoint(step) else None
-        if self.writer:
-            self.writer.flush()
+        self.flush()
         self.checkpoints.save(
             step, state=state, generator=variables, config=self.document, metrics=measured
         )
@@ -212,14 +236,16 @@ class _Recorder:
             for name, sample, real in zip(CLASSES, samples, self.run.real_diversity, strict=True)
         }
         self._write(step, shares)
-        if self.writer:
-            samples = samples.reshape(-1, *samples.shape[2:])
-            phantom = self.document["data"]["kind"] == "phantom"
-            grid = images.grid(samples, GRID_COLUMNS, phantom=phantom)
-            (self.folder / "samples").mkdir(exist_ok=True)
-            images.write_png(self.folder / "samples" / f"grid_{step:06d}.png", grid)
-            self.writer.write_images(step, {"samples": grid})
+        hosts.on_primary(lambda: self._write_grid(step, samples))
         return self._measure(step, variables)
+
+    def _write_grid(self, step: int, samples: np.ndarray) -> None:
+        samples = samples.reshape(-1, *samples.shape[2:])
+        phantom = self.document["data"]["kind"] == "phantom"
+        grid = images.grid(samples, GRID_COLUMNS, phantom=phantom)
+        (self.folder / "samples").mkdir(exist_ok=True)
+        images.write_png(self.folder / "samples" / f"grid_{step:06d}.png", grid)
+        self.writer.write_images(step, {"samples": grid})
 
     def _measure(self, step: int, variables: dict[str, Any]) -> dict[str, float] | None:
         if self.watch is None:
@@ -234,8 +260,7 @@ class _Recorder:
         return measured
 
     def _write(self, step: int, row: Mapping[str, float]) -> None:
-        if self.writer:
-            self.writer.write(step, row)
+        hosts.on_primary(lambda: self.writer.write(step, row))
         for message in self.run.alarms.watch(step, row):
             _logger.warning("alarm: %s", message)
 
@@ -255,9 +280,8 @@ def _loop(
     size = stepping.steps_per_call(config.steps_per_call)
     per_step = gan_config.images_per_step(config)
     with contextlib.ExitStack() as stack:
-        writer = None
-        if hosts.is_primary():
-            writer = stack.enter_context(MetricWriter(folder, resume_step=start))
+        recorder = _Recorder(run, watch, checkpoints, folder, document)
+        recorder.open(start, stack)
         progress = stack.enter_context(
             Progress(
                 run.num_steps,
@@ -267,8 +291,6 @@ def _loop(
                 shown=hosts.is_primary(),
             )
         )
-        recorder = _Recorder(run, watch, writer, checkpoints, folder, document)
-        recorder.recall(start)
 
         def on_metrics(step: int, metrics: Mapping[str, np.ndarray]) -> None:
             # No state that is not finite may become a checkpoint, at whatever step a signal comes.
@@ -289,4 +311,5 @@ def _loop(
             on_state=recorder.save,
             tracer=tracer,
         )
+        recorder.flush()
     return state, recorder.last

@@ -91,9 +91,20 @@ def write_folder(generated: Generated, out: Path) -> None:
       out: new, empty, or a folder that this function made of the same images.
 
     Raises:
-      DermaganError: when `out` holds something else, or cannot be written.
+      DermaganError: when `out` holds something else, another process writes to it, or it cannot be
+        written.
     """
-    _claim(out, generated.provenance)
+    _require_ours(out, generated.provenance)
+    with files.held(out, doing="generating images"):
+        # Another call may have begun and ended since.
+        _require_ours(out, generated.provenance)
+        files.write_json(out / _CLAIM, generated.provenance)
+        _write(generated, out)
+        (out / _CLAIM).unlink(missing_ok=True)
+
+
+def _write(generated: Generated, out: Path) -> None:
+    """Writes the images, and last what marks them complete."""
     rows, number_in_class = [], dict.fromkeys(CLASSES, 0)
     for label in np.unique(generated.label).tolist():
         _make_folder(out / CLASSES[label])
@@ -113,7 +124,6 @@ def write_folder(generated: Generated, out: Path) -> None:
         writer.writerows(rows)
     images.write_png(out / "grid.png", class_grid(generated))
     files.write_json(out / PROVENANCE, generated.provenance)
-    (out / _CLAIM).unlink(missing_ok=True)
 
 
 def class_grid(generated: Generated) -> np.ndarray:
@@ -168,11 +178,11 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
+# Marks a folder as ours before the first image: only our own leftovers are written over.
 _CLAIM = ".generating.json"
 
 
-def _claim(out: Path, provenance: Mapping[str, Any]) -> None:
-    """Marks `out` as ours before the first image: only our own leftovers are written over."""
+def _require_ours(out: Path, provenance: Mapping[str, Any]) -> None:
     if (out / PROVENANCE).is_file() or (out / _CLAIM).is_file():
         found = out / (PROVENANCE if (out / PROVENANCE).is_file() else _CLAIM)
         if files.read_json(found, {}, remedy=_REMEDY) != json.loads(json.dumps(dict(provenance))):
@@ -181,8 +191,6 @@ def _claim(out: Path, provenance: Mapping[str, Any]) -> None:
             )
     elif out.exists() and not (out.is_dir() and files.is_empty(out)):
         raise DermaganError(f"{out}: exists and was not made by `dermagan generate`; name another")
-    _make_folder(out)
-    files.write_json(out / _CLAIM, provenance)
 
 
 def _make_folder(folder: Path) -> None:

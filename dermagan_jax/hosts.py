@@ -7,8 +7,10 @@ the first writes files (checkpoints aside, which Orbax writes together) and talk
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -58,24 +60,32 @@ def is_primary() -> bool:
 def on_primary(work: Callable[[], Answer]) -> Answer:
     """Does something in the first process alone, and tells the others what came of it.
 
+    All must call it at the same point; the others wait there, as long as it takes.
+
     Args:
-      work: returns JSON types; its answer, or its DermaganError, reaches every process.
+      work: returns JSON types; its answer, or its error, reaches every process.
 
     Raises:
-      DermaganError: in every process, as `work` raised it.
+      DermaganError: in every process, as `work` raised it; in the others for any other error, too.
     """
     if jax.process_count() == 1:
         return work()
-    told: dict[str, Any] = {}
-    if is_primary():
-        try:
-            told = {"answer": work()}
-        except DermaganError as error:
-            told = {"error": str(error)}
-    told = json.loads(_broadcast(json.dumps(told).encode()))
-    if "error" in told:
-        raise DermaganError(told["error"])
-    return told["answer"]
+    if not is_primary():
+        told = json.loads(_broadcast(b""))
+        if "error" in told:
+            raise DermaganError(told["error"])
+        return told["answer"]
+    try:
+        answer = work()
+    # Whatever it is, the others would wait for ever.
+    except Exception as error:
+        reason = str(error)
+        if not isinstance(error, DermaganError):
+            reason = f"process 0 ended by {type(error).__name__} ({error}); see what it says"
+        _broadcast(json.dumps({"error": reason}).encode())
+        raise
+    _broadcast(json.dumps({"answer": answer}).encode())
+    return answer
 
 
 def any_of_all(happened: bool) -> bool:
@@ -83,6 +93,22 @@ def any_of_all(happened: bool) -> bool:
     if jax.process_count() == 1:
         return happened
     return bool(np.any(multihost_utils.process_allgather(np.bool_(happened))))
+
+
+def end_within(secs: float, code: int) -> None:
+    """Ends this process after a while, if it still waits for the others of its run by then.
+
+    At its end JAX gives them five minutes, also where they wait in turn for this one, which has met
+    an error that they have not.
+
+    Args:
+      secs: how long to wait; enough for those that end by the same error.
+      code: the exit code.
+    """
+    if jax.distributed.is_initialized():
+        ending = threading.Timer(secs, os._exit, [code])
+        ending.daemon = True
+        ending.start()
 
 
 def _broadcast(text: bytes) -> bytes:

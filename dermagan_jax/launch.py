@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -57,6 +58,8 @@ _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT at which proces
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this one is, from 0.")
 
+_FAREWELL_SECS = 30.0
+
 Train = Callable[..., dict[str, Any]]
 Show = Callable[[dict[str, Any], str], None]
 
@@ -93,6 +96,8 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
                 summary = train_seeds(config, chosen, folder, profile=profile)
             else:
                 summarise, summary = show, train(config, folder, profile=profile)
+            # The others wait for the last push, and hear whether it came to its end.
+            hosts.on_primary(stack.close)
         if hosts.is_primary():
             summarise(summary, _WORKDIR.value)
 
@@ -106,13 +111,37 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
     for name in [*names, "seeds"] if several else names:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     flags.mark_flag_as_required("config")
-    app.run(console.reports_errors(main))
+    app.run(ends_soon(console.reports_errors(main)))
+
+
+def ends_soon(command: Callable[..., None]) -> Callable[..., None]:
+    """Wraps a command so that one of several processes ends soon after an error of its own."""
+
+    @functools.wraps(command)
+    def wrapped(argv: list[str]) -> None:
+        try:
+            command(argv)
+        except Exception:
+            hosts.end_within(_FAREWELL_SECS, 1)
+            raise
+        except SystemExit as ended:
+            # What a signal ends, all end together, and may take their time.
+            if ended.code == console.USER_ERROR:
+                hosts.end_within(_FAREWELL_SECS, console.USER_ERROR)
+            raise
+
+    return wrapped
 
 
 def _bring(config: ConfigDict, folder: Path, stack: contextlib.ExitStack) -> None:
-    """Brings the workdir and the data here, from where they lie in a store."""
+    """Brings the workdir and the data here, from where they lie in a store.
+
+    Other processes are kept out of the workdir as long as `stack` is.
+    """
     if _MIRROR.value:
         stack.enter_context(remote.Mirror(_MIRROR.value, folder))
+    elif remote.is_remote(config.data_dir):
+        stack.enter_context(workdir.reserved(folder))
     if remote.is_remote(config.data_dir):
         remote.fetch(config.data_dir, folder / workdir.DATA)
 

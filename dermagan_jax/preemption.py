@@ -10,9 +10,12 @@ from typing import Any, Self
 import jax
 from jax.experimental import multihost_utils
 
+from dermagan_jax.errors import TrainingError
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# The last step of a run that ended all the same, and the signal that came in it.
+# The last step of a run that ended all the same, and the signal that came in it: its last, or one
+# whose loss was no longer finite.
 _unheeded: list[tuple[int, signal.Signals]] = []
 
 
@@ -30,14 +33,18 @@ class Preempted(BaseException):
         self.signal = asked
 
 
-def heed() -> None:
+def heed(step: int | None = None) -> None:
     """Ends a program of several runs between two of them, if a signal came as one ended.
+
+    Args:
+      step: updates that are saved; None for all that the run had done.
 
     Raises:
       Preempted: a signal came.
     """
     if _unheeded:
-        raise Preempted(*_unheeded.pop())
+        last, asked = _unheeded.pop()
+        raise Preempted(last if step is None else step, asked)
 
 
 class Preemption:
@@ -81,7 +88,7 @@ class Preemption:
         traceback: TracebackType | None,
     ) -> None:
         self._restore()
-        if self._noted and error is None:
+        if self._noted and isinstance(error, TrainingError | None):
             _unheeded[:] = [(self._step, self._noted)]
 
     def _note(self, number: int, _: FrameType | None) -> None:

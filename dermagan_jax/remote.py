@@ -7,6 +7,7 @@ reads it takes what the list names, so that a push that was cut off leaves the o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -113,35 +114,76 @@ class _Store:
 
 
 class Mirror:
-    """Keeps a copy of a workdir in a store up to date, from entry to exit, in a thread."""
+    """Keeps a copy of a workdir in a store up to date, from entry to exit, in a thread.
+
+    So long other processes are kept out of the workdir: what is fetched and pushed is one's own.
+    """
 
     def __init__(self, address: str, run_folder: Path) -> None:
-        """Fetches what the mirror holds, if the workdir is new or an earlier fetch was cut off.
-
-        Raises:
-          DermaganError: the store cannot be reached; the mirror is another run's, or ahead of the
-            workdir; or the workdir holds something else than a run.
-        """
+        """Takes the mirror's address and the workdir; nothing is done before entry."""
         self._address, self._workdir = address, run_folder
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_pushing, daemon=True)
         self._pushed: dict[str, tuple[int, int]] = {}
-        try:
-            store = _Store(address)
-            is_there = store.exists(LIST)
-            is_here = any(_worth_keeping(run_folder))
-            if (run_folder / UNFINISHED).exists() or (is_there and not is_here):
-                self._fetch()
-            elif is_there:
-                self._require_same_run(store)
-        except DermaganError:
-            raise
-        except Exception as error:
-            raise _unreachable(address, error) from error
-        if is_here and not workdir.holds_run(run_folder):
+        self._reserved = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Fetches what the mirror holds, if the workdir is new or an earlier fetch was cut off.
+
+        Raises:
+          DermaganError: the store cannot be reached; the mirror is another run's, or ahead of the
+            workdir; the workdir holds something else than a run; or another process has it.
+        """
+        # A stranger's folder gets no lock.
+        self._require_run()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(workdir.reserved(self._workdir))
+            # Another run may have begun since.
+            self._require_run()
+            try:
+                self._bring()
+            except DermaganError:
+                raise
+            except Exception as error:
+                raise _unreachable(self._address, error) from error
+            self._reserved = stack.pop_all()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._reserved:
+            self._over.set()
+            self._thread.join()
+            try:
+                self.push()
+            except DermaganError as failed:
+                if error is None:
+                    raise
+                # How the run ended says more.
+                _logger.warning("warning: %s", failed)
+
+    def _is_here(self) -> bool:
+        """Whether the workdir holds anything that was not left by a fetch that was cut off."""
+        return not (self._workdir / UNFINISHED).exists() and any(_worth_keeping(self._workdir))
+
+    def _require_run(self) -> None:
+        if self._is_here() and not workdir.holds_run(self._workdir):
             raise DermaganError(
-                f"{run_folder}: exists and is no run of this program; name another --workdir"
+                f"{self._workdir}: exists and is no run of this program; name another --workdir"
             )
+
+    def _bring(self) -> None:
+        store = _Store(self._address)
+        is_there = store.exists(LIST)
+        if (self._workdir / UNFINISHED).exists() or (is_there and not self._is_here()):
+            self._fetch()
+        elif is_there:
+            self._require_same_run(store)
 
     def _fetch(self) -> None:
         """Fetches the workdir, under a mark that says that it is not whole yet."""
@@ -175,26 +217,6 @@ class Mirror:
                 f"{self._address}: holds a later checkpoint (step {_last_step(there)}) than "
                 f"{self._workdir}; name a new --workdir to go on from there"
             )
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-        try:
-            self.push()
-        except DermaganError as failed:
-            if error is None:
-                raise
-            # How the run ended says more.
-            _logger.warning("warning: %s", failed)
 
     def _keep_pushing(self) -> None:
         while not self._over.wait(PUSH_SECS):

@@ -17,6 +17,8 @@ from dermagan_jax.workdir import ROLLBACKS
 RATE_FACTOR = 0.5
 """What each return multiplies the learning rates by."""
 
+_FIELDS: files.Fields = {"step": int, "learning_rate": (float, int), "reason": str}
+
 _logger = logging.getLogger("dermagan")
 
 
@@ -34,6 +36,8 @@ class Rollbacks:
         if self._path.exists():
             remedy = "restore it, or delete it to go on with the first learning rate"
             self.done = files.read_json(self._path, {"rollbacks": list}, remedy=remedy)["rollbacks"]
+            for each in self.done:
+                files.require_fields(each, _FIELDS, self._path, remedy=remedy)
 
     def config(self) -> ml_collections.ConfigDict:
         """Returns the configuration with the learning rates that the returns have left."""
@@ -43,8 +47,8 @@ class Rollbacks:
         config.optimizer.d_learning_rate *= factor
         return config
 
-    def go_back(self, error: TrainingError, checkpoints: Checkpoints) -> None:
-        """Goes back as far as the configuration asks, if it still may.
+    def go_back(self, error: TrainingError, checkpoints: Checkpoints) -> int:
+        """Goes back as far as the configuration asks, if it still may; returns to which step.
 
         The checkpoints go before the note of it: a run killed in between meets the same trouble
         again, and goes back from there.
@@ -59,3 +63,4 @@ class Rollbacks:
         self.done.append({"step": step, "learning_rate": rate, "reason": str(error)})
         hosts.on_primary(lambda: files.write_json(self._path, {"rollbacks": self.done}))
         _logger.warning("warning: %s; going back to step %d, learning rate %g", error, step, rate)
+        return step

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dermagan_jax import generated_images, synthesis
+from dermagan_jax import generated_images, ranges, synthesis
 from dermagan_jax.data import prepared
 from dermagan_jax.data.pipeline import LabelledImages
 from dermagan_jax.data.training import TrainingData
@@ -18,6 +18,11 @@ from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import NUM_CLASSES
 
 Config = Mapping[str, Any]
+
+_RANGES: Mapping[str, ranges.Range] = dict.fromkeys(
+    ("real.repeated", "real.seed", "synthetic.per_class", "synthetic.ratio", "synthetic.seed"),
+    ranges.FROM_0,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +47,13 @@ def check(config: Config) -> None:
       DermaganError: naming the fields.
     """
     real, synthetic = config["real"], config["synthetic"]
+    ranges.require(config, _RANGES)
     if not 0 < real["share"] <= 1:
         raise DermaganError(f"config.real.share is {real['share']}; give a number above 0, up to 1")
-    if real["repeated"] < 0:
-        raise DermaganError(f"config.real.repeated is {real['repeated']}; give a number from 0")
     if synthetic["gan_workdir"] and synthetic["dir"]:
         raise DermaganError("config.synthetic: give gan_workdir or dir, not both")
     if synthetic["per_class"] and synthetic["ratio"]:
         raise DermaganError("config.synthetic: give per_class or ratio, not both")
-    for name in ("per_class", "ratio"):
-        if synthetic[name] < 0:
-            raise DermaganError(
-                f"config.synthetic.{name} is {synthetic[name]}; give a number from 0"
-            )
     counted = bool(synthetic["per_class"] or synthetic["ratio"])
     if synthetic["gan_workdir"] and not counted:
         raise DermaganError("config.synthetic: give per_class or ratio with gan_workdir")

@@ -43,6 +43,47 @@ _MUTABLE = frozenset(
 )
 
 
+# The workdirs that `reserved` keeps for a run of this process, which has not claimed them yet.
+_waiting: set[Path] = set()
+
+
+@contextlib.contextmanager
+def reserved(workdir: Path) -> Iterator[None]:
+    """Keeps other processes out of a workdir, and out of those of seeds in it; a run may claim it.
+
+    Args:
+      workdir: a run's folder, or that of several seeds; made if it is new.
+
+    Raises:
+      DermaganError: another process has it, or it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in (workdir, *(path.parent for path in workdir.glob(f"seed_*/{CONFIG}"))):
+            stack.enter_context(_held(folder))
+            _waiting.add(folder.resolve())
+            stack.callback(_waiting.discard, folder.resolve())
+        yield
+
+
+def _held(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return files.held(folder, doing="training", option="--workdir")
+
+
+@contextlib.contextmanager
+def _held_or_reserved(folder: Path) -> Iterator[None]:
+    place = folder.resolve()
+    if place not in _waiting:
+        with _held(folder):
+            yield
+        return
+    # What was reserved is one run's; another in this process finds the folder taken.
+    _waiting.remove(place)
+    try:
+        yield
+    finally:
+        _waiting.add(place)
+
+
 @contextlib.contextmanager
 def claimed(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[None]:
     """Makes `workdir` this run's, or finds that it is already, and keeps other processes out of it.
@@ -58,12 +99,7 @@ def claimed(workdir: Path, *, config: Mapping[str, Any], data: Mapping[str, Any]
     """
     ours = json.loads(json.dumps({"config": config, "data": data}))
     _require_ours(workdir, ours)
-    with files.locked(workdir / files.LOCK) as is_free:
-        if not is_free:
-            raise DermaganError(
-                f"{workdir}: another process is training here; wait for it, or name another "
-                "--workdir"
-            )
+    with _held_or_reserved(workdir):
         # Another run may have begun and ended since.
         _require_ours(workdir, ours)
         files.write_json(workdir / CONFIG, ours)

@@ -62,7 +62,7 @@ def _metric_names(row: Mapping[str, object]) -> frozenset[str]:
     return frozenset(row.keys() - _RESERVED_NAMES)
 
 
-def read_metrics(path: str | Path) -> list[dict]:
+def read_metrics(path: Path) -> list[dict]:
     """Reads the rows of a metrics.jsonl, leaving out a torn last line.
 
     Args:
@@ -72,9 +72,8 @@ def read_metrics(path: str | Path) -> list[dict]:
       The rows in file order, each with `step` and its metrics (None where not finite).
 
     Raises:
-      DermaganError: a line before the last is not a JSON object with a whole-number `step`.
+      DermaganError: a line before the last is not a JSON object of numbers with a whole `step`.
     """
-    path = Path(path)
     if not path.exists():
         return []
     rows: list[dict] = []
@@ -84,6 +83,8 @@ def read_metrics(path: str | Path) -> list[dict]:
             row = json.loads(line)
             if not isinstance(row, dict) or not isinstance(row.get("step"), int):
                 raise ValueError("no step")
+            if not all(isinstance(row[name], int | float | None) for name in _metric_names(row)):
+                raise ValueError("a metric is no number")
         except (ValueError, RecursionError) as error:  # JSON's and UTF-8's are ValueErrors too.
             # A killed process tears the line it was writing, and that is always the last one.
             if number == len(lines):

@@ -6,10 +6,12 @@ difference of 1e-9 in a gradient near zero into one of the whole learning rate.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,14 @@ from dermagan_jax import (
     classifier_trainer,
     console,
     gan_config,
+    gan_runs,
     gan_trainer,
     hosts,
+    launch,
     preemption,
 )
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.event_files import EventFile
 
 
 def _sgd(rate: float) -> optax.GradientTransformation:
@@ -70,6 +76,35 @@ def _end_after(step: int) -> None:
     preemption.Preemption.asked = asked_with_signal
 
 
+def _fill_the_disk(step: int) -> None:
+    """Lets the system refuse what this process writes of that step."""
+    add_scalar = EventFile.add_scalar
+
+    def refused(self: EventFile, at: int, name: str, value: float) -> None:
+        if at == step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add_scalar(self, at, name, value)
+
+    EventFile.add_scalar = refused
+
+
+def _lose_the_data(step: int) -> None:
+    """Lets this process read the batches of a GAN's first steps and no more."""
+    batches = gan_runs.Run.batches
+
+    def cut_off(self: gan_runs.Run, start: int, size: int) -> Iterator[Any]:
+        for at, batch in enumerate(batches(self, start, size), start):
+            if at == step:
+                raise DermaganError("images: cannot be read here; mend the disk")
+            yield batch
+
+    gan_runs.Run.batches = cut_off
+
+
+# What may happen to a process, by the word in which it is told.
+EVENTS = {"signal": _end_after, "full disk": _fill_the_disk, "lost data": _lose_the_data}
+
+
 def _count_traces() -> Counter[str]:
     """Counts from now on how often each jitted function is traced, by its name."""
     traces: Counter[str] = Counter()
@@ -95,12 +130,12 @@ def main(argv: list[str]) -> None:
         config.update(told["config"])
     gan_config.make_optimizers = lambda config: (_sgd(0.01), _sgd(0.01))
     classifier_config.make_optimizer = lambda config: _sgd(0.01)
-    if told["process"] == told.get("signalled"):
-        _end_after(told["end_after"])
+    if told["process"] == told.get("struck"):
+        EVENTS[told["by"]](told["step"])
     train = classifier_trainer.train if told["kind"] == "classifier" else gan_trainer.train
     train(config, Path(told["workdir"]))
     print(json.dumps(traces))
 
 
 if __name__ == "__main__":
-    app.run(console.reports_errors(main))
+    app.run(launch.ends_soon(console.reports_errors(main)))

@@ -58,6 +58,18 @@ def test_without_beam_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         beam.options("direct", num_workers=1)
 
 
+def test_what_a_worker_elsewhere_meets_is_said(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("OSError: [Errno 28] No space left on device [while running 'work']")
+
+    monkeypatch.setattr(beam, "run_all", fails)
+    said = r"\.scan: Apache Beam ended with an error \(OSError: .* No space left .*run the same"
+    with pytest.raises(DermaganError, match=said):
+        run(tmp_path / "out", source, cluster=object())
+
+
 def test_beam_is_imported_by_nobody_who_does_not_ask() -> None:
     program = "import sys, dermagan_jax.data.prepare; print('apache_beam' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

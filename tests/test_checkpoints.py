@@ -217,9 +217,33 @@ def test_damaged_digests_are_damage(tmp_path: Path, digests: str) -> None:
     (tmp_path / FOLDER / "1" / "digests" / "metadata").write_text(digests)
     with (
         Checkpoints(tmp_path, read_only=True) as checkpoints,
-        pytest.raises(DermaganError, match="its content is not what was saved"),
+        pytest.raises(DermaganError, match="its digests are no JSON object"),
     ):
         checkpoints.restore_state(STATE, 1)
+
+
+@pytest.mark.parametrize("document", [{"config": {"seed": 1}, "data": {"kind": "phantom"}}, [1]])
+def test_a_configuration_that_changed_is_damage(tmp_path: Path, document: object) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state=STATE, config=CONFIG)
+    (tmp_path / FOLDER / "1" / "config" / "metadata").write_text(json.dumps(document))
+    with (
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(DermaganError, match=r"item 'config' .*\(its content is not what was saved"),
+    ):
+        checkpoints.restore_config(1)
+
+
+def test_checkpoints_from_before_configurations_had_digests_are_read(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state=STATE, config=CONFIG | {"range": (0.5, 1)})
+    path = tmp_path / FOLDER / "1" / "digests" / "metadata"
+    digests = json.loads(path.read_text())
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore_config(1) == CONFIG | {"range": [0.5, 1]}
+        del digests["config"]
+        path.write_text(json.dumps(digests))
+        assert checkpoints.restore_config(1)["range"] == [0.5, 1]
 
 
 def test_a_checkpoint_without_a_measure_is_the_latest_and_never_the_best(tmp_path: Path) -> None:

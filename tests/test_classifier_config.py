@@ -33,7 +33,7 @@ def _lite0(**changes: object) -> ConfigDict:
         ("network", "alexnet", "network is 'alexnet'; known: 'lesion_cnn', 'vgg16'"),
         ("side", 40, "side is 40; give a multiple of 32"),
         ("weights", "none", "'none', with which nothing may be frozen"),
-        ("dropout_rate", 1.0, r"dropout_rate is 1.0; give a value in \[0, 1\)"),
+        ("dropout_rate", 1.0, "dropout_rate is 1.0; give a number from 0, below 1"),
     ],
 )
 def test_bad_values_are_named(field: str, value: object, message: str) -> None:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs import lesion_cnn
-from dermagan_jax import classifier_runs, classifier_trainer, generated_images, synthesis, workdir
+from dermagan_jax import (
+    classifier_runs,
+    classifier_trainer,
+    generated_images,
+    losses,
+    synthesis,
+    workdir,
+)
 from dermagan_jax.data import training
 from dermagan_jax.data.prepare import prepare
-from dermagan_jax.errors import DermaganError, LeakError
+from dermagan_jax.errors import DermaganError, LeakError, TrainingError
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.writers import METRICS_FILE, read_metrics
 
@@ -72,14 +81,32 @@ def test_figures_are_there(whole_run: Path) -> None:
 
 
 def test_stopped_and_resumed_ends_the_same(
-    whole_run: Path, phantom_set: Path, tmp_path: Path
+    whole_run: Path, phantom_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "run"
     classifier_trainer.train(_config(phantom_set, num_steps=2), folder)
-    classifier_trainer.train(_config(phantom_set), folder)
+    with caplog.at_level(logging.INFO, logger="dermagan"):
+        classifier_trainer.train(_config(phantom_set), folder)
+    assert "going on from step 2" in caplog.text
     assert (folder / METRICS_FILE).read_bytes() == (whole_run / METRICS_FILE).read_bytes()
     ours, theirs = ((run / workdir.SUMMARY).read_bytes() for run in (folder, whole_run))
     assert ours == theirs
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the loss is: at 0 a root has no slope."""
+    loss = losses.cross_entropy
+    monkeypatch.setattr(
+        losses,
+        "cross_entropy",
+        lambda logits, target: loss(logits, target) + jnp.sqrt(0 * logits.sum()),
+    )
+    with pytest.raises(TrainingError, match=r"grad_norm is no longer finite by step 1; there is"):
+        classifier_trainer.train(_config(phantom_set), tmp_path / "run")
+    (row,) = read_metrics(tmp_path / "run" / METRICS_FILE)
+    assert row["non_finite"] == ["train/grad_norm"]
 
 
 def test_several_steps_a_call_change_nothing(

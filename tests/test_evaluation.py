@@ -7,21 +7,15 @@ import html
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from pixel_features import PIXELS, evaluate
 
-from dermagan_jax import diffaugment, features, synthesis
+from dermagan_jax import diffaugment, synthesis
 from dermagan_jax.data import prepared
-from dermagan_jax.data.prepare import prepare
-from dermagan_jax.errors import DermaganError, LeakError
+from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.study import evaluation, evaluation_report
-
-# Sixteen pixels of the image: enough to tell phantoms from noise, and fast.
-PIXELS = features.Extractor(
-    "pixels", "Sixteen pixels.", 4, lambda image: jnp.asarray(image / 255.0).reshape(len(image), -1)
-)
 
 
 @pytest.fixture(autouse=True)
@@ -51,10 +45,6 @@ def evaluated(
         patch.setattr(evaluation, "find_extractor", lambda text: PIXELS)
         says_it_saw(many_set, patch)
         return out, evaluate(tiny_gan, many_set, out, commands=["dermagan evaluate …"])
-
-
-def evaluate(tiny_gan: Path, phantom_set: Path, out: Path, **changes) -> dict:
-    return evaluation.evaluate(tiny_gan, phantom_set, out, **{"features": "pixels", **changes})
 
 
 def test_every_kept_checkpoint_stands_beside_the_floor(evaluated, many_set):
@@ -356,40 +346,3 @@ def test_the_test_split_is_read_for_one_checkpoint_only(tiny_gan, phantom_set, t
     assert document["floor"]["overall"]["reference_images"] == 20
     assert document["floor"]["overall"]["images"] == 16
     assert "which is to be read once" in (tmp_path / "out" / "evaluation.html").read_text()
-
-
-def test_bad_input_is_named_before_anything_is_written(tiny_gan, phantom_set, tmp_path):
-    out = tmp_path / "out"
-    with pytest.raises(DermaganError, match="has no checkpoint of step 9"):
-        evaluate(tiny_gan, phantom_set, out, step=9)
-    with pytest.raises(DermaganError, match=r"--per-class 99: give 1 to \d+, the training images"):
-        evaluate(tiny_gan, phantom_set, out, per_class=99)
-    with pytest.raises(DermaganError, match="holds no checkpoints"):
-        evaluate(tmp_path, phantom_set, out)
-    with pytest.raises(DermaganError, match="is no prepared set"):
-        evaluate(tiny_gan, tmp_path, out)
-    assert not out.exists()
-    out.mkdir()
-    (out / "notes.txt").write_text("keep")
-    with pytest.raises(DermaganError, match="is no evaluation; name another --out"):
-        evaluate(tiny_gan, phantom_set, out)
-    assert [path.name for path in out.iterdir()] == ["notes.txt"]
-
-
-def test_another_training_split_is_refused(tiny_gan, phantom_set, tmp_path, monkeypatch):
-    other = tmp_path / "other"
-    changes = {"test_per_class": 4}
-    prepare(other, source_texts=["phantom=20"], plan_changes=changes, num_workers=1, progress=False)
-    with pytest.raises(LeakError, match="run: was trained on another training split"):
-        evaluate(tiny_gan, other, tmp_path / "out")
-    knowing = dataclasses.replace(PIXELS, train_split_sha256="0" * 64)
-    monkeypatch.setattr(evaluation, "find_extractor", lambda text: knowing)
-    with pytest.raises(LeakError, match="--features pixels: was trained on another"):
-        evaluate(tiny_gan, phantom_set, tmp_path / "out")
-
-
-def test_a_set_whose_splits_share_lesions_is_refused(tiny_gan, phantom_set, tmp_path, monkeypatch):
-    leaky = {**prepared.load_report(phantom_set), "leaky": True}
-    monkeypatch.setattr(prepared, "load_report", lambda folder: leaky)
-    with pytest.raises(LeakError, match="share lesions on purpose"):
-        evaluate(tiny_gan, phantom_set, tmp_path / "out")

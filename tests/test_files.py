@@ -6,6 +6,7 @@ import errno
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dermagan_jax import files
@@ -58,3 +59,39 @@ def test_what_a_killed_call_left_is_written_over(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     assert json.loads(path.read_text()) == {"a": [2], "b": 1}
     assert path.read_text() == '{\n  "a": [\n    2\n  ],\n  "b": 1\n}\n'
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "out"
+    with files.held(folder, doing="evaluating", option="--here"):
+        busy = r"out: another process is evaluating here; wait for it, or name another --here"
+        with (
+            pytest.raises(DermaganError, match=busy),
+            files.held(folder, doing="evaluating", option="--here"),
+        ):
+            pass
+    with files.held(folder, doing="evaluating"):
+        assert files.is_empty(folder)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "torn", "flipped", "other", "pickled"])
+def test_damaged_arrays_are_named_with_the_remedy(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, right=np.arange(1000))
+    whole = path.read_bytes()
+    with files.opened_arrays(path, remedy="make it anew") as arrays:
+        np.testing.assert_array_equal(arrays["right"], np.arange(1000))
+    if damage == "gone":
+        path.unlink()
+    elif damage == "other":
+        np.savez(path, left=np.arange(3))
+    elif damage == "pickled":
+        np.savez(path, right=np.array([{}], dtype=object))
+    else:
+        flipped = whole[:3000] + bytes([whole[3000] ^ 1]) + whole[3001:]
+        path.write_bytes({"empty": b"", "torn": whole[:-30], "flipped": flipped}[damage])
+    with (
+        pytest.raises(DermaganError, match=r"a\.npz: is damaged \(.*\); make it anew"),
+        files.opened_arrays(path, remedy="make it anew") as arrays,
+    ):
+        arrays["right"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from raw_set import run as prepare
 from raw_set import write_isic2019
 
 from configs import dcgan, resgan
-from dermagan_jax import gan, gan_config, gan_trainer, images, parallel, synthesis, workdir
+from dermagan_jax import gan, gan_config, gan_trainer, images, losses, parallel, synthesis, workdir
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.lesions import CLASSES
@@ -58,15 +59,22 @@ def test_a_run_leaves_what_it_promises(whole_run: Path, phantom_set: Path) -> No
     assert list((whole_run / "tensorboard").iterdir())
 
 
+def _train_on(config: ConfigDict, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Trains on from step 2."""
+    with caplog.at_level(logging.INFO, logger="dermagan"):
+        gan_trainer.train(config, folder)
+    assert "going on from step 2" in caplog.text
+
+
 def test_stopped_and_resumed_ends_the_same(
-    whole_run: Path, phantom_set: Path, tmp_path: Path
+    whole_run: Path, phantom_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "run"
     gan_trainer.train(_config(phantom_set, num_steps=2), folder)
     # What a run that was killed after its checkpoint leaves behind: rows of steps to come.
     with (folder / METRICS_FILE).open("a") as file:
         file.write('{"step": 3, "train/d_loss": 1.0}\n{"step": 4, "tr')
-    gan_trainer.train(_config(phantom_set), folder)
+    _train_on(_config(phantom_set), folder, caplog)
     assert (folder / METRICS_FILE).read_bytes() == (whole_run / METRICS_FILE).read_bytes()
     summaries = [json.loads((run / workdir.SUMMARY).read_text()) for run in (folder, whole_run)]
     assert summaries[0] == summaries[1]
@@ -109,6 +117,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     monkeypatch.setattr(parallel, "compile_steps", lambda *_, **__: broken)
     with pytest.raises(TrainingError, match="no longer finite at step 1; there is no checkpoint"):
         gan_trainer.train(_config(phantom_set), tmp_path / "run")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the loss is: at 0 a root has no slope."""
+    loss = losses.ADVERSARIAL["non_saturating"]
+    broken = loss._replace(generator=lambda *both: loss.generator(*both) + jnp.sqrt(0 * both[1]))
+    monkeypatch.setattr(losses, "ADVERSARIAL", {"non_saturating": broken})
+    with pytest.raises(TrainingError, match="g_grad_norm/melanoma is no longer finite at step 1;"):
+        gan_trainer.train(_config(phantom_set, num_steps=1), tmp_path / "run")
+    (row,) = read_metrics(tmp_path / "run" / METRICS_FILE)
+    assert all(name.startswith("train/g_grad_norm") for name in row["non_finite"])
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_at_once(
@@ -178,6 +200,9 @@ def test_trouble_that_comes_again_ends_the_run(
     with pytest.raises(TrainingError, match="no longer finite at step 1"):
         gan_trainer.train(config, tmp_path / "run")
     assert len(Rollbacks(config, tmp_path / "run").done) == 2
+    (tmp_path / "run" / workdir.ROLLBACKS).write_text('{"rollbacks": [1]}')
+    with pytest.raises(DermaganError, match=r"rollbacks\.json: is damaged"):
+        Rollbacks(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -234,13 +259,13 @@ def _residual_config(small_set: Path, **changes: object) -> ConfigDict:
     ],
 )
 def test_one_network_for_all_classes_stops_and_goes_on(
-    small_set: Path, tmp_path: Path, changes: dict[str, object]
+    small_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, object]
 ) -> None:
     """ADA's p moves at step 4, the penalty comes at step 3: both after the stop."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     gan_trainer.train(_residual_config(small_set, **changes), whole)
     gan_trainer.train(_residual_config(small_set, num_steps=2, **changes), parts)
-    gan_trainer.train(_residual_config(small_set, **changes), parts)
+    _train_on(_residual_config(small_set, **changes), parts, caplog)
     assert (parts / METRICS_FILE).read_bytes() == (whole / METRICS_FILE).read_bytes()
     rows = [row for row in read_metrics(whole / METRICS_FILE) if "train/d_loss" in row]
     assert [row["step"] for row in rows if row["train/d_penalty"] > 0] == [3]
@@ -259,7 +284,9 @@ def test_one_network_for_all_classes_stops_and_goes_on(
     np.testing.assert_array_equal(some.image[2], by_hand[0])
 
 
-def test_a_gan_sees_other_lesions_before_it_knows_the_class(tmp_path: Path) -> None:
+def test_a_gan_sees_other_lesions_before_it_knows_the_class(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_isic2019(tmp_path / "raw", nevi=20)
     prepare(tmp_path / "set", f"isic2019={tmp_path / 'raw'}", others=True)
     changes = {"conditioning": "transitional", "transition_kimg": (0.032, 0.064)}
@@ -267,7 +294,7 @@ def test_a_gan_sees_other_lesions_before_it_knows_the_class(tmp_path: Path) -> N
     for kimg, folder in ((0.032, "with"), (0.0, "without")):
         gan_trainer.train(config(others_kimg=kimg), tmp_path / folder)
     gan_trainer.train(config(others_kimg=0.032, num_steps=2), tmp_path / "parts")
-    gan_trainer.train(config(others_kimg=0.032), tmp_path / "parts")
+    _train_on(config(others_kimg=0.032), tmp_path / "parts", caplog)
     metrics = {name: (tmp_path / name / METRICS_FILE).read_bytes() for name in ("with", "parts")}
     assert metrics["with"] == metrics["parts"]
     assert metrics["with"] != (tmp_path / "without" / METRICS_FILE).read_bytes()

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import chex
+import jax
 import numpy as np
 import pytest
 
 from dermagan_jax import hosts, workdir
 from dermagan_jax.checkpoints import DAMAGED, FOLDER, Checkpoints
-from dermagan_jax.errors import DermaganError
+from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.writers import METRICS_FILE, read_metrics
 
 PROGRAM = Path(__file__).parent / "host_program.py"
 SMALL_GAN = {"num_steps": 4, "total_kimg": 0.0, "checkpoint_every_steps": 2}
+# Of fewer images a rounding that turns a sign, before a ReLU, moves the mean of a batch.
+WIDE_GAN = SMALL_GAN | {"batch_size": 16}
 
 
 def _free_port() -> int:
@@ -112,7 +115,7 @@ CLASSIFIER = {"num_steps": 4, "eval_every_steps": 2, "class_balanced": True}
             marks=pytest.mark.skipif(not shutil.which("mpirun"), reason="needs Open MPI"),
         ),
         # A GAN's two processes are in the next test, too.
-        pytest.param("dcgan", SMALL_GAN, {}, marks=pytest.mark.slow),
+        pytest.param("dcgan", WIDE_GAN, {}, marks=pytest.mark.slow),
         pytest.param("resgan", SMALL_GAN, {}, marks=pytest.mark.slow),
     ],
 )
@@ -133,8 +136,7 @@ def test_two_processes_of_two_devices_equal_one_of_four(
     ("kind", "config"),
     [
         ("classifier", CLASSIFIER),
-        # Of fewer images a rounding that turns a sign, before a ReLU, moves the mean of a batch.
-        ("dcgan", SMALL_GAN | {"batch_size": 16}),
+        ("dcgan", WIDE_GAN),
         pytest.param("resgan", SMALL_GAN, marks=pytest.mark.slow),
     ],
 )
@@ -158,7 +160,7 @@ def test_a_signal_to_one_host_ends_all_and_a_run_goes_on_elsewhere(
     whole, ended = tmp_path / "whole", tmp_path / "ended"
     _assert_all_well(_train(whole, processes=1, kind="dcgan", config=config))
     shared = config | {"mesh": "class:2,data:2"}
-    codes = _train(ended, processes=2, kind="dcgan", config=shared, signalled=1, end_after=1)
+    codes = _train(ended, processes=2, kind="dcgan", config=shared, struck=1, by="signal", step=1)
     assert [each.code for each in codes] == [143, 143], codes
     assert "ended by SIGTERM after step" in codes[0].said
     with Checkpoints(ended, read_only=True) as saved:
@@ -193,6 +195,55 @@ def test_what_the_first_process_meets_all_meet(tmp_path: Path, phantom_set: Path
     assert [each.code for each in ended] == [2, 2]
     for _, said, _ in ended:
         assert "run: exists and is no run of this program; name another folder" in said
+
+
+@pytest.mark.parametrize(("kind", "config"), [("dcgan", SMALL_GAN), ("classifier", CLASSIFIER)])
+def test_a_disk_that_only_the_first_process_finds_full_ends_all(
+    phantom_set: Path, tmp_path: Path, kind: str, config: dict[str, Any]
+) -> None:
+    config = config | {"data_dir": str(phantom_set)}
+    struck = {"struck": 0, "by": "full disk", "step": 2}
+    ended = _train(tmp_path / "run", processes=2, kind=kind, config=config, **struck)
+    assert [each.code for each in ended] == [2, 2], "\n".join(each.said for each in ended)
+    for _, said, _ in ended:
+        assert "tensorboard: cannot be written (No space left on device); choose a" in said
+
+
+@pytest.mark.slow
+def test_a_process_that_meets_an_error_alone_does_not_wait_for_the_others(
+    phantom_set: Path, tmp_path: Path
+) -> None:
+    config = SMALL_GAN | {"data_dir": str(phantom_set)}
+    struck = {"struck": 1, "by": "lost data", "step": 2}
+    first, second = _train(tmp_path / "run", processes=2, kind="dcgan", config=config, **struck)
+    assert second.code == 2, second.said
+    assert "images: cannot be read here; mend the disk" in second.said
+    # The first has lost the second.
+    assert first.code == 1, first.said
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "heard"),
+    [
+        (TrainingError("no longer finite"), "no longer finite"),
+        (OSError("quota"), r"process 0 ended by OSError \(quota\); see what it says"),
+    ],
+)
+def test_any_error_of_the_first_process_reaches_the_others(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, heard: str
+) -> None:
+    sent: list[bytes] = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "_broadcast", lambda text: sent.append(text) or sent[0])
+    with pytest.raises(type(error)):
+        hosts.on_primary(lambda: _raise(error))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(DermaganError, match=heard):
+        hosts.on_primary(lambda: _raise(error))
 
 
 def test_alone_the_work_is_simply_done() -> None:

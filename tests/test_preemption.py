@@ -24,7 +24,7 @@ from dermagan_jax import (
     workdir,
 )
 from dermagan_jax.checkpoints import Checkpoints
-from dermagan_jax.errors import DermaganError
+from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.writers import METRICS_FILE
 
 Train = Callable[[ConfigDict, Path], object]
@@ -72,6 +72,7 @@ def test_a_run_goes_on_where_a_signal_ended_it(
     phantom_set: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     train: Train,
     make_config: Callable[[Path], ConfigDict],
     ends_at: int,
@@ -86,7 +87,9 @@ def test_a_run_goes_on_where_a_signal_ended_it(
     assert (told.value.step, told.value.signal) == (ends_at, signal.SIGTERM)
     with Checkpoints(ended, read_only=True) as saved:
         assert saved.latest_step() == ends_at
-    train(config, ended)
+    with caplog.at_level(logging.INFO, logger="dermagan"):
+        train(config, ended)
+    assert f"going on from step {ends_at}" in caplog.text
     for name in (METRICS_FILE, workdir.SUMMARY):
         assert (ended / name).read_bytes() == (whole / name).read_bytes()
     found = []
@@ -121,6 +124,20 @@ def test_a_signal_in_the_last_step_ends_what_would_follow() -> None:
         preemption.heed()
     assert (told.value.step, told.value.signal) == (7, signal.SIGTERM)
     preemption.heed()  # Once is enough.
+
+
+def test_a_signal_that_came_with_trouble_ends_what_would_follow() -> None:
+    def run() -> None:
+        with preemption.Preemption() as listening:
+            assert listening.asked(7) is None
+            signal.raise_signal(signal.SIGTERM)
+            raise TrainingError("no longer finite")
+
+    with pytest.raises(TrainingError):
+        run()
+    with pytest.raises(preemption.Preempted) as told:
+        preemption.heed(4)  # The step gone back to is the one that is saved.
+    assert (told.value.step, told.value.signal) == (4, signal.SIGTERM)
 
 
 def test_a_signal_that_ended_a_run_is_heeded() -> None:

@@ -85,3 +85,12 @@ def test_audit_names_what_cannot_be_read(copied):
         prepared.load_split(copied, "trian")
     with pytest.raises(DermaganError, match="is no prepared set"):
         prepared.load_report(copied.parent)
+
+
+@pytest.mark.parametrize("field", ["counts", "removed", "warnings"])
+def test_a_report_without_what_is_shown_of_it_is_damaged(copied, field):
+    report = json.loads((copied / "data_report.json").read_text())
+    report[field] = {} if field == "counts" else None
+    (copied / "data_report.json").write_text(json.dumps(report))
+    with pytest.raises(DermaganError, match=rf"is damaged \({field}.*; prepare the set again"):
+        prepared.load_report(copied)

@@ -13,9 +13,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import dcgan
-from dermagan_jax import gan_trainer, remote
+from dermagan_jax import files, gan_trainer, remote
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.preemption import Preempted
+from dermagan_jax.workdir import claimed
 from dermagan_jax.writers import METRICS_FILE
 
 KEPT = {"config.json", "checkpoints/10/state/a", "checkpoints/20/state/a"}
@@ -62,8 +63,8 @@ def test_a_new_workdir_is_fetched_as_far_as_it_is_listed(workdir: Path, tmp_path
     remote.Mirror(str(store), workdir).push()
     (store / "checkpoints" / "40").mkdir()
     (store / "checkpoints" / "40" / "torn").write_text("a push that was cut off")
-    remote.Mirror(str(store), new)
-    assert _files(new).keys() == KEPT
+    with remote.Mirror(str(store), new):
+        assert _files(new).keys() == KEPT | {".lock"}
 
 
 def test_a_fetch_that_was_cut_off_is_done_again(
@@ -81,19 +82,80 @@ def test_a_fetch_that_was_cut_off_is_done_again(
         return read(self, name)
 
     monkeypatch.setattr(remote._Store, "read", killed_later)
-    with pytest.raises(KeyboardInterrupt):
-        remote.Mirror(str(store), new)
+    with pytest.raises(KeyboardInterrupt), remote.Mirror(str(store), new):
+        pass
     monkeypatch.undo()
     (new / "checkpoints" / "5").mkdir(parents=True)
     (new / "checkpoints" / "5" / "old").write_text("of another time")
     with remote.Mirror(str(store), new):
         pass
-    assert _files(new) == _files(store) == before
+    assert _files(new) == before | {".lock": ""}
+    assert _files(store) == before
+
+
+def _assert_refused(mirror: remote.Mirror) -> None:
+    with pytest.raises(DermaganError, match="another process is training here"), mirror:
+        pass
+
+
+def test_a_second_process_leaves_alone_what_the_first_has_fetched(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, new = tmp_path / "store", tmp_path / "new"
+    remote.Mirror(str(store), workdir).push()
+    read, met = remote._Store.read, []
+
+    def meanwhile(self: remote._Store, name: str) -> bytes:
+        """The second comes as each file is on its way."""
+        before = _files(new)
+        met.append(before.keys())
+        _assert_refused(remote.Mirror(str(store), new))
+        assert _files(new) == before
+        return read(self, name)
+
+    monkeypatch.setattr(remote._Store, "read", meanwhile)
+    with remote.Mirror(str(store), new):
+        assert _files(new).keys() == KEPT | {files.LOCK}
+    assert "checkpoints/10/state/a" in met[-1]
+
+
+@pytest.mark.parametrize("folder", ["", "seed_000"])
+def test_a_process_that_is_refused_the_workdir_pushes_nothing(folder: str, tmp_path: Path) -> None:
+    """Another trains there without a mirror."""
+    store, run = tmp_path / "store", tmp_path / "run"
+    with claimed(run / folder, **CONFIG):
+        _assert_refused(remote.Mirror(str(store), run))
+    assert not store.exists()
+
+
+def test_the_workdir_is_ones_own_from_the_fetch_to_the_last_push(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, new, push = tmp_path / "store", tmp_path / "new", remote.Mirror.push
+    remote.Mirror(str(store), workdir).push()
+    pushed = []
+
+    def alone(self: remote.Mirror) -> None:
+        with files.locked(new / files.LOCK) as is_free:
+            pushed.append(not is_free)
+        push(self)
+
+    monkeypatch.setattr(remote.Mirror, "push", alone)
+    with remote.Mirror(str(store), new):
+        for _ in range(2):
+            with (
+                claimed(new, **CONFIG),
+                pytest.raises(DermaganError, match="another process is"),
+                claimed(new, **CONFIG),
+            ):
+                pass
+    assert pushed == [True]
+    with files.locked(new / files.LOCK) as is_free:
+        assert is_free
 
 
 def test_nothing_is_pushed_before_a_run_has_claimed_the_workdir(tmp_path: Path) -> None:
     with remote.Mirror(str(tmp_path / "store"), tmp_path / "run"):
-        (tmp_path / "run").mkdir()
         (tmp_path / "run" / "metrics.jsonl").write_text("")
     assert not (tmp_path / "store").exists()
 
@@ -101,8 +163,10 @@ def test_nothing_is_pushed_before_a_run_has_claimed_the_workdir(tmp_path: Path) 
 def test_other_peoples_folders_go_to_no_store(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("mine")
-    with pytest.raises(DermaganError, match="is no run of this program"):
-        remote.Mirror(str(tmp_path / "store"), tmp_path / "home")
+    mirror = remote.Mirror(str(tmp_path / "store"), tmp_path / "home")
+    with pytest.raises(DermaganError, match="is no run of this program"), mirror:
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["home", "thesis.tex"]
 
 
 def test_another_runs_mirror_is_left_alone(workdir: Path, tmp_path: Path) -> None:
@@ -110,8 +174,12 @@ def test_another_runs_mirror_is_left_alone(workdir: Path, tmp_path: Path) -> Non
     remote.Mirror(str(store), workdir).push()
     other = CONFIG | {"config": CONFIG["config"] | {"seed": 1}}
     (workdir / "config.json").write_text(json.dumps(other))
-    with pytest.raises(DermaganError, match=r"differs in config\.seed \(0 there, 1 here\)"):
-        remote.Mirror(str(store), workdir)
+    mirror = remote.Mirror(str(store), workdir)
+    with (
+        pytest.raises(DermaganError, match=r"differs in config\.seed \(0 there, 1 here\)"),
+        mirror,
+    ):
+        pass
 
 
 def test_a_run_that_went_back_is_not_behind_its_mirror(workdir: Path, tmp_path: Path) -> None:
@@ -119,7 +187,8 @@ def test_a_run_that_went_back_is_not_behind_its_mirror(workdir: Path, tmp_path: 
     remote.Mirror(str(store), workdir).push()
     shutil.rmtree(workdir / "checkpoints" / "20")
     (workdir / "rollbacks.json").write_text(json.dumps({"rollbacks": [{"step": 10}]}))
-    remote.Mirror(str(store), workdir).push()
+    with remote.Mirror(str(store), workdir):
+        pass
     assert "checkpoints/10/state/a" in _files(store)
 
 
@@ -146,9 +215,14 @@ def test_how_a_run_ended_is_said_though_the_store_is_away(
     workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
     mirror = remote.Mirror(str(tmp_path / "store"), workdir)
-    monkeypatch.setattr(mirror, "_address", str(workdir / "config.json"))
-    with pytest.raises(Preempted), mirror:
-        raise Preempted(3, signal.SIGTERM)
+
+    def run() -> None:
+        with mirror:
+            monkeypatch.setattr(mirror, "_address", str(workdir / "config.json"))
+            raise Preempted(3, signal.SIGTERM)
+
+    with pytest.raises(Preempted):
+        run()
     assert "cannot be reached" in caplog.text
 
 
@@ -170,8 +244,9 @@ def test_a_mirror_that_is_ahead_is_not_written_over(workdir: Path, tmp_path: Pat
     remote.Mirror(str(store), workdir).push()
     shutil.copytree(workdir, behind)
     shutil.rmtree(behind / "checkpoints" / "20")
-    with pytest.raises(DermaganError, match=r"a later checkpoint \(step 20\) than"):
-        remote.Mirror(str(store), behind)
+    mirror = remote.Mirror(str(store), behind)
+    with pytest.raises(DermaganError, match=r"a later checkpoint \(step 20\) than"), mirror:
+        pass
 
 
 @pytest.mark.parametrize("address", ["s3://nowhere/run", "heron://nowhere/run"])
@@ -179,8 +254,12 @@ def test_a_store_that_cannot_be_reached_is_named(
     address: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:1")
-    with pytest.raises(DermaganError, match=f"^{address}: cannot be reached .*credentials"):
-        remote.Mirror(address, workdir)
+    mirror = remote.Mirror(address, workdir)
+    with (
+        pytest.raises(DermaganError, match=f"^{address}: cannot be reached .*credentials"),
+        mirror,
+    ):
+        pass
 
 
 def test_training_goes_on_while_the_store_is_away(
@@ -188,8 +267,9 @@ def test_training_goes_on_while_the_store_is_away(
 ) -> None:
     mirror = remote.Mirror(str(tmp_path / "store"), workdir)
     monkeypatch.setattr(remote, "PUSH_SECS", 0.01)
-    monkeypatch.setattr(mirror, "_address", str(workdir / "config.json"))  # No folder can be there.
     with mirror:
+        # No folder can be there.
+        monkeypatch.setattr(mirror, "_address", str(workdir / "config.json"))
         while "cannot be reached" not in caplog.text:
             pass
         monkeypatch.setattr(mirror, "_address", str(tmp_path / "store"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from raw_set import rows_of, run, write_isic2019
 from scipy import ndimage
 
 from dermagan_jax import images
@@ -72,16 +73,63 @@ def test_a_damaged_chunk_is_named(photograph, tmp_path):
         chunk.write_bytes(damaged)
         with pytest.raises(DermaganError, match=r"000000\.npz: is damaged .*; delete it"):
             scanned(photograph, tmp_path / "scan", 32)
+    (tmp_path / "scan" / "key").write_bytes(b"\xff")  # Says no more what the chunks were made of.
+    scanned(photograph, tmp_path / "scan", 32)
+    assert chunk.read_bytes() == whole
 
 
-def _end(*_: object) -> None:
-    os._exit(9)
+def test_images_that_cannot_be_decoded_are_set_aside_and_listed(tmp_path):
+    raw = tmp_path / "raw"
+    write_isic2019(raw)
+    pictures = raw / "ISIC_2019_Training_Input"
+    cut = pictures / "ISIC_0000003.png"
+    cut.write_bytes(cut.read_bytes()[:200])
+    rubbish = (pictures / "ISIC_0000004.png").rename(pictures / "ISIC_0000004.jpg")
+    rubbish.write_bytes(bytes(range(256)))
+    report = run(tmp_path / "out", f"isic2019={raw}")
+    assert report["removed"] == {"exact_duplicate": 1, "undecodable": 2}
+    listed = [
+        row for row in rows_of(tmp_path / "out", "quarantine.csv") if row["reason"] == "undecodable"
+    ]
+    assert [(row["image_id"], row["path"]) for row in listed] == [
+        ("ISIC_0000003", str(cut)),
+        ("ISIC_0000004", str(rubbish)),
+    ]
+    assert all(row["detail"] for row in listed)
+    names = {row["image_id"] for row in rows_of(tmp_path / "out")}
+    assert len(names) == 4 * 28 - 3
+    assert not names & {"ISIC_0000003", "ISIC_0000004"}
 
 
-def test_a_decoding_process_that_was_ended_is_explained(photograph, tmp_path, monkeypatch):
-    monkeypatch.setattr(scan, "_scan_part", _end)
-    with pytest.raises(DermaganError, match=r"ended from outside.*fewer --workers"):
-        scanned(photograph, tmp_path / "scan", 32)
+_scan_part = scan._scan_part
+
+
+def _end_at_the_second(image_size: int, part: scan.Part) -> int:
+    if part[1].name == "000001.npz":
+        os._exit(9)
+    return _scan_part(image_size, part)
+
+
+def test_a_decoding_process_that_was_ended_is_explained_and_its_chunks_are_kept(
+    photograph, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scan, "CHUNK_SIZE", 1)
+    records = [Record(name, None, 0, "folder", "", str(photograph)) for name in "ab"]
+    first, second = (tmp_path / "scan" / f"{index:06d}.npz" for index in range(2))
+
+    def scan_both() -> scan.Fingerprints:
+        options = {"image_size": 32, "num_workers": 1, "progress": False}
+        return scan.scan(records, tmp_path / "scan", **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, "_scan_part", _end_at_the_second)
+        with pytest.raises(DermaganError, match=r"ended from outside.*fewer --workers"):
+            scan_both()
+    kept = first.stat()
+    assert not second.exists()
+    assert scan_both().decoded.all()
+    assert (first.stat().st_ino, first.stat().st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
+    assert second.exists()
 
 
 _WAITING_WORKERS = """

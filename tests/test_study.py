@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from playwright.sync_api import Page, sync_playwright
 
 from dermagan_jax import cli, commands, parallel, workdir
+from dermagan_jax.classifier_trainer import PREDICTIONS
 from dermagan_jax.data.pipeline import LabelledImages
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
@@ -164,6 +165,20 @@ def test_arms_have_the_images_that_they_say(finished: Path) -> None:
     real = document["data"]["counts"]
     assert numbers["A4 x0.5"] == [{name: round(0.5 * count) for name, count in real.items()}]
     assert numbers["P2"] == numbers["PD 0.1"] == [dict.fromkeys(real, 100)]
+
+
+def test_a_damaged_prediction_is_named_with_the_remedy(runner: Runner) -> None:
+    arm = Arm("A1", "A1", "")
+    path = runner._first_folder(arm) / PREDICTIONS
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    try:
+        with pytest.raises(
+            DermaganError, match=rf"{PREDICTIONS}: is damaged .*; delete .*seed_000 "
+        ):
+            runner.logits(arm, "test")
+    finally:
+        path.write_bytes(whole)
 
 
 def test_a_random_choice_is_of_all_images_and_not_of_those_that_pass(runner: Runner) -> None:

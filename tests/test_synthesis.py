@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from dermagan_jax import gan, generated_images, images, synthesis
+from dermagan_jax import files, gan, generated_images, images, synthesis
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES
@@ -64,7 +64,7 @@ def test_a_folder_holds_the_same_bytes_again_and_again(
     generated_images.write_folder(generated, other)
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
     assert files == sorted(p.relative_to(other) for p in other.rglob("*") if p.is_file())
-    assert len(files) == 12 + 3
+    assert len(files) == 12 + 4  # The images, manifest, provenance, grid, and a lock.
     for file in files:
         assert (one / file).read_bytes() == (other / file).read_bytes()
     loaded = generated_images.load_folder(one)
@@ -145,6 +145,17 @@ def test_other_folders_are_left_alone(
     other = dataclasses.replace(generated, provenance={**generated.provenance, "seed": 8})
     with pytest.raises(DermaganError, match="another checkpoint, seed or number"):
         generated_images.write_folder(other, tmp_path / "ours")
+
+
+def test_two_processes_do_not_write_to_one_folder(
+    generated: generated_images.Generated, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    busy = pytest.raises(DermaganError, match="another process is generating images here")
+    with files.held(out, doing="generating images"), busy:
+        generated_images.write_folder(generated, out)
+    assert files.is_empty(out)
+    generated_images.write_folder(generated, out)
 
 
 def test_a_manifest_cannot_lead_out_of_its_folder(

@@ -105,7 +105,11 @@ def test_steps_never_go_back_nor_repeat(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [b"{oops\n", b'{"a":' * 10_000 + b"\n", b'{"loss": 1.0}\n', b"[1]\n", b"\xff\n"]
+    "damage",
+    [
+        *(b"{oops\n", b'{"a":' * 10_000 + b"\n", b'{"loss": 1.0}\n', b"[1]\n", b"\xff\n"),
+        b'{"step": 1, "loss": "low"}\n',
+    ],
 )
 def test_a_damaged_line_is_named_and_the_file_left_alone(tmp_path, damage):
     path = tmp_path / "metrics.jsonl"

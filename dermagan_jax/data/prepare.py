@@ -222,12 +222,7 @@ def _claimed(out: Path, choices: Mapping[str, Any], overwrite: bool) -> Iterator
     if _is_made(out, choices, overwrite):
         yield True
         return
-    with files.locked(out / files.LOCK) as is_free:
-        if not is_free:
-            raise DermaganError(
-                f"{out}: another process is preparing a set here; wait for it, or name another "
-                "--out"
-            )
+    with files.held(out, doing="preparing a set"):
         # Another call may have made it since.
         is_made = _is_made(out, choices, overwrite)
         if not is_made:

@@ -19,7 +19,7 @@ from dermagan_jax.data import dermoscopy, tables
 from dermagan_jax.data.scan import content_sha256
 from dermagan_jax.data.splits import OTHERS, SPLITS
 from dermagan_jax.errors import DermaganError, LeakError
-from dermagan_jax.lesions import label_of_class
+from dermagan_jax.lesions import CLASSES, label_of_class
 
 REPORT = "data_report.json"
 MANIFEST = "splits.csv"
@@ -77,6 +77,9 @@ _REPORT_FIELDS: files.Fields = {
     "leaky": bool,
     "licences": list,
     "counts": dict,
+    **{f"counts.{split}.{name}": int for split in SPLITS for name in CLASSES},
+    "removed": dict,
+    "warnings": list,
     **{f"split_hashes.{split}": str for split in SPLITS},
 }
 

@@ -17,8 +17,6 @@ import multiprocessing
 import os
 import shutil
 import threading
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +118,15 @@ def scan(
     if cluster is None:
         _scan_here(parts, len(records), image_size, num_workers, progress)
     else:
-        beam.run_all(functools.partial(_scan_part, image_size), parts, cluster)
+        try:
+            beam.run_all(functools.partial(_scan_part, image_size), parts, cluster)
+        # What a worker elsewhere meets comes back in a RuntimeError.
+        except (OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0][-160:]
+            raise DermaganError(
+                f"{folder}: Apache Beam ended with an error ({reason}); mend its cause and run the "
+                "same command again, which makes the chunks that are missing"
+            ) from error
     return _load_fingerprints(folder, len(paths))
 
 
@@ -185,22 +191,10 @@ def chunk_pngs(folder: Path, index: int) -> list[bytes]:
     return [joined[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """Opens a chunk, which a power cut or a bad disk may have damaged."""
-    try:
-        # NumPy leaves a file open that it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as chunk:
-            yield chunk
-    # zipfile raises the last three: for what it finds, does not know, and takes for encrypted.
-    except (
-        *(OSError, ValueError, KeyError, EOFError, zlib.error),
-        *(zipfile.BadZipFile, NotImplementedError, RuntimeError),
-    ) as error:
-        raise DermaganError(
-            f"{path}: is damaged ({error}); delete it and run the same command again, which reads "
-            "its images anew"
-        ) from error
+def _opened(path: Path) -> contextlib.AbstractContextManager[Mapping[str, np.ndarray]]:
+    """Opens a chunk."""
+    remedy = "delete it and run the same command again, which reads its images anew"
+    return files.opened_arrays(path, remedy=remedy)
 
 
 def content_sha256(image: np.ndarray) -> str:
@@ -232,7 +226,7 @@ def _key(records: Sequence[Record], image_size: int) -> str:
 def _claim(folder: Path, key: str) -> None:
     """Makes `folder` hold the chunks of `key` and no others."""
     path = folder / "key"
-    if not path.is_file() or path.read_text() != key:
+    if not path.is_file() or path.read_bytes() != key.encode():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         with files.replacing(path) as partial:

@@ -72,23 +72,24 @@ def evaluate(
     gans = [synthesis.load_gan(gan_workdir, step=each) for each in steps]
     for gan in gans:
         real.require_train_split(gan.train_split_sha256, str(gan_workdir))
-    _claim(out)
-    comparison = _Comparison(
-        real, extractor, counts, seed, turned=gan_config.turns_reals(gans[0].config)
-    )
-    results, galleries = zip(*map(comparison.measure, gans), strict=True)
-    best = min(range(len(results)), key=lambda index: _rank(results[index]))
-    document = {
-        **_settings(real, extractor),
-        **_bearings(gans[0].config, extractor, split),
-        "split": split,
-        "seed": seed,
-        "floor": comparison.floor,
-        "checkpoints": list(results),
-        "best_step": steps[best],
-    }
-    files.write_json(out / RESULT, document)
-    evaluation_report.write(out, document, galleries[best], commands=commands)
+    _require_ours(out)
+    with files.held(out, doing="evaluating"):
+        comparison = _Comparison(
+            real, extractor, counts, seed, turned=gan_config.turns_reals(gans[0].config)
+        )
+        results, galleries = zip(*map(comparison.measure, gans), strict=True)
+        best = min(range(len(results)), key=lambda index: _rank(results[index]))
+        document = {
+            **_settings(real, extractor),
+            **_bearings(gans[0].config, extractor, split),
+            "split": split,
+            "seed": seed,
+            "floor": comparison.floor,
+            "checkpoints": list(results),
+            "best_step": steps[best],
+        }
+        files.write_json(out / RESULT, document)
+        evaluation_report.write(out, document, galleries[best], commands=commands)
     return document
 
 
@@ -187,13 +188,10 @@ class _RealImages:
             )
 
 
-def _claim(out: Path) -> None:
-    if out.exists() and not (out / RESULT).is_file() and (not out.is_dir() or any(out.iterdir())):
+def _require_ours(out: Path) -> None:
+    is_ours = (out / RESULT).is_file() or (out.is_dir() and files.is_empty(out))
+    if out.exists() and not is_ours:
         raise DermaganError(f"{out}: exists and is no evaluation; name another --out")
-    try:
-        (out / evaluation_report.FIGURES).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DermaganError(f"{out}: cannot be written ({error.strerror}); name another") from error
 
 
 class _Comparison:

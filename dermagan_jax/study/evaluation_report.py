@@ -34,7 +34,7 @@ _MEASURES = (
 def write(
     out: Path, document: Mapping[str, Any], gallery: np.ndarray, *, commands: Sequence[str]
 ) -> Path:
-    """Writes evaluation.html, and the figures into `figures`, which must exist.
+    """Writes evaluation.html, and the figures into `figures`.
 
     Args:
       out: the evaluation's folder.
@@ -47,6 +47,7 @@ def write(
       The report's path.
     """
     best = _best(document)
+    (out / FIGURES).mkdir(exist_ok=True)
     return write_report(
         out / REPORT,
         title="Evaluation of a GAN",

@@ -119,8 +119,7 @@ class Runner:
             rows = []
             for seed in self.classifier_seeds(arm):
                 path = workdir.seed_folder(folder, seed) / classifier_trainer.PREDICTIONS
-                with np.load(path, allow_pickle=False) as arrays:
-                    rows.append(arrays[split])
+                rows.append(_read_logits(path, split))
             found.append(np.stack(rows))
         return np.stack(found)
 
@@ -206,9 +205,8 @@ class Runner:
         seeds = self.classifier_seeds(cell.arm)
 
         def is_made() -> bool:
-            return all(
-                (workdir.seed_folder(folder, seed) / workdir.SUMMARY).is_file() for seed in seeds
-            )
+            ends = [workdir.seed_folder(folder, seed) / workdir.SUMMARY for seed in seeds]
+            return all(path.is_file() for path in (*ends, folder / workdir.SEEDS))
 
         def make() -> None:
             try:
@@ -366,6 +364,13 @@ class Runner:
             )
 
         return max((arm for arm in arms if arm.family == family), key=score, default=None)
+
+
+def _read_logits(path: Path, split: str) -> np.ndarray:
+    """Reads what a finished classifier says of a split's images: [N, K] float32."""
+    remedy = f"delete {path.parent} and run the study again"
+    with files.opened_arrays(path, remedy=remedy) as arrays:
+        return arrays[split]
 
 
 def _start(source: Path) -> dict[str, Any]:
