@@ -119,16 +119,17 @@ def ends_soon(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(argv: list[str]) -> None:
+        code: object = 1
         try:
             command(argv)
-        except Exception:
-            hosts.end_within(_FAREWELL_SECS, 1)
-            raise
+            code = 0
         except SystemExit as ended:
-            # What a signal ends, all end together, and may take their time.
-            if ended.code == console.USER_ERROR:
-                hosts.end_within(_FAREWELL_SECS, console.USER_ERROR)
+            code = ended.code
             raise
+        finally:
+            # What a signal ends, all end together, and may take their time.
+            if code in (1, console.USER_ERROR):
+                hosts.end_within(_FAREWELL_SECS, int(code))
 
     return wrapped
 
