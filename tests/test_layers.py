@@ -209,10 +209,10 @@ def test_max_pool_takes_maxima_drops_the_rest_and_shares_ties() -> None:
 
 def test_pointwise_conv_pool_is_a_product_and_a_maximum() -> None:
     keys = jax.random.split(jax.random.key(2), 3)
-    x, kernel = jax.random.normal(keys[0], (2, 8, 6, 3)), jax.random.normal(keys[1], (3, 7))
+    x, kernel = jax.random.normal(keys[0], (6, 8, 6, 3)), jax.random.normal(keys[1], (3, 7))
     # Equal pixels tie: their share of the gradient must agree too.
     x = x.at[0, :2, :2].set(0.25)
-    cotangent = jax.random.normal(keys[2], (2, 4, 3, 7))
+    cotangent = jax.random.normal(keys[2], (6, 4, 3, 7))
     ours, our_gradients = jax.vjp(stride_one.pointwise_conv_pool, x, kernel)
     plain, plain_gradients = jax.vjp(
         lambda x, kernel: stride_one.max_pool(x @ kernel, 2), x, kernel
