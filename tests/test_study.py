@@ -27,7 +27,7 @@ from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.study import arms, cards, study_report, verdict
 from dermagan_jax.study.arms import Arm
-from dermagan_jax.study.runner import Runner
+from dermagan_jax.study.runner import Cell, Runner
 
 _FIELDS: Mapping[str, object] = {
     "arms": tuple(arms.FAMILIES),
@@ -179,6 +179,16 @@ def test_a_damaged_prediction_is_named_with_the_remedy(runner: Runner) -> None:
             runner.logits(arm, "test")
     finally:
         path.write_bytes(whole)
+
+
+def test_a_cell_that_lacks_its_summary_of_seeds_is_made_to_the_end(runner: Runner) -> None:
+    """As a kill between a cell's last classifier and that file leaves it."""
+    cell = Cell(Arm("A1", "A1", ""), None)
+    path = runner._made_folder(cell) / workdir.SEEDS
+    whole = path.read_bytes()
+    path.unlink()
+    assert runner._make_cell(cell)
+    assert path.read_bytes() == whole
 
 
 def test_a_random_choice_is_of_all_images_and_not_of_those_that_pass(runner: Runner) -> None:
