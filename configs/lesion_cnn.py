@@ -37,6 +37,7 @@ def _synthetic() -> ml_collections.ConfigDict:
     synthetic.ratio = 0.0  # … or for each real image of the class.
     synthetic.seed = 0
     synthetic.only = False  # Leave the real images out.
+    synthetic.until = 1.0  # Share of the steps that see them; the rest see the real ones alone.
     synthetic.shuffle_labels = False  # As a control: images that teach nothing of classes.
     synthetic.checkpoint_step = config_dict.placeholder(int)  # Unset: the latest.
     return synthetic

@@ -25,6 +25,7 @@ from dermagan_jax.metrics import classification
 from dermagan_jax.mixing import find_mixer
 from dermagan_jax.profiling import Tracer
 from dermagan_jax.state import ClassifierState, NetState
+from dermagan_jax.training_set import TrainingSet
 from dermagan_jax.writers import MetricWriter, Progress
 
 # Purposes folded into a run's key, so that no two draws share one.
@@ -195,7 +196,7 @@ class Run:
 def train_side_by_side(
     program: Program,
     runs: Sequence[Run],
-    images: LabelledImages,
+    chosen: TrainingSet,
     validation: LabelledImages,
     tracer: Tracer,
 ) -> None:
@@ -207,7 +208,7 @@ def train_side_by_side(
     Args:
       program: of all runs.
       runs: what to train.
-      images: the training images.
+      chosen: the training images.
       validation: what each checkpoint is scored on.
       tracer: traces some of the steps.
     """
@@ -218,7 +219,7 @@ def train_side_by_side(
         level = [run for run in behind if run.step == start]
         # Raised where all of these have stopped; each run has its own.
         with contextlib.suppress(TrainingError):
-            _drive(program, level, images, validation, tracer, until)
+            _drive(program, level, chosen, validation, tracer, until)
         if until < last:
             preemption.heed()
 
@@ -247,7 +248,7 @@ def _steps(program: Program, lanes: Sequence[Sequence[Run]]) -> parallel.ManySte
 def _superbatches(
     config: ml_collections.ConfigDict,
     runs: Sequence[Run],
-    images: LabelledImages,
+    chosen: TrainingSet,
     start: int,
     size: int,
 ) -> Iterator[Batch]:
@@ -255,12 +256,14 @@ def _superbatches(
     # On several hosts there is one run, on the devices of all.
     mesh, shape = runs[0].mesh, (len(runs), config.batch_size)
     parts = train_batches(
-        images,
+        chosen.images,
         batch_size=config.batch_size,
         seeds=[run.seed for run in runs],
         start_step=start,
         steps_per_call=size,
         balanced=config.class_balanced,
+        others=chosen.at_first,
+        others_steps=chosen.first_steps,
         part=parallel.own_part(mesh, shape),
     )
     return parallel.join_parts(parts, mesh, batch_axis=1, shape=shape)
@@ -274,7 +277,7 @@ def _raise_where_all_stopped(runs: Sequence[Run]) -> None:
 def _drive(
     program: Program,
     runs: Sequence[Run],
-    images: LabelledImages,
+    chosen: TrainingSet,
     validation: LabelledImages,
     tracer: Tracer,
     last: int,
@@ -284,7 +287,7 @@ def _drive(
     lanes = _lanes(runs)
     in_order = list(itertools.chain(*lanes))
     size = stepping.steps_per_call(config.steps_per_call)
-    superbatches = _superbatches(config, in_order, images, start, size)
+    superbatches = _superbatches(config, in_order, chosen, start, size)
     label = "classifier" if len(runs) == 1 else f"{len(runs)} classifiers"
     images_per_step = config.batch_size * len(runs)
     with Progress(

@@ -123,7 +123,7 @@ def _train(
             document = {"config": configs[seed], "data": data, "classes": list(CLASSES)}
             run = Run(program, mesh, seed=seed, folder=folder, document=document)
             runs.append(opened_runs.enter_context(run))
-        train_side_by_side(program, runs, chosen.images, opened.split("validation"), tracer)
+        train_side_by_side(program, runs, chosen, opened.split("validation"), tracer)
         finished = [run for run in runs if not run.error]
         summaries = _summarise(program, finished, opened, chosen) if finished else {}
     errors = [f"seed {run.seed}: {run.error}" for run in runs if run.error]
@@ -150,7 +150,7 @@ def _summarise(
                 logits["validation"][index], labels["validation"]
             ),
             "num_train_real": chosen.num_real,
-            "num_train_generated": len(chosen.images) - chosen.num_real,
+            "num_train_generated": chosen.num_generated,
             "num_steps": run.step,
             "best_step": run.checkpoints.best_step(),
             "num_params": sum(leaf.size for leaf in jax.tree.leaves(nets[index].params)),

@@ -30,14 +30,20 @@ class TrainingSet:
     """Images to train a classifier on.
 
     Attributes:
-      images: all of them.
+      images: what every step draws from.
       num_real: how many are real, repeated ones counted as often as they are there.
+      num_generated: how many are generated, those at first included.
       description: what a run records of them, as JSON types.
+      at_first: generated images that the first steps draw from as well; None for no such images.
+      first_steps: how many steps those are.
     """
 
     images: LabelledImages
     num_real: int
+    num_generated: int
     description: Mapping[str, Any]
+    at_first: LabelledImages | None = None
+    first_steps: int = 0
 
 
 def check(config: Config) -> None:
@@ -60,6 +66,16 @@ def check(config: Config) -> None:
     named = bool(synthetic["gan_workdir"] or synthetic["dir"])
     if not named and (counted or synthetic["only"] or synthetic["shuffle_labels"]):
         raise DermaganError("config.synthetic: give gan_workdir or dir to take the images from")
+    if not 0 < synthetic["until"] <= 1:
+        raise DermaganError(
+            f"config.synthetic.until is {synthetic['until']}; give a share of the steps above 0, "
+            "up to 1"
+        )
+    if synthetic["only"] and synthetic["until"] < 1:
+        raise DermaganError(
+            "config.synthetic: only leaves out the real images, which the steps after until see "
+            "alone; give one of the two"
+        )
 
 
 def assemble(config: Config, opened: TrainingData) -> TrainingSet:
@@ -77,7 +93,7 @@ def assemble(config: Config, opened: TrainingData) -> TrainingSet:
     generated = _generated_images(config["synthetic"], opened)
     description: dict[str, Any] = {"real": changes, "generated": None}
     if generated is None:
-        return TrainingSet(real, len(real), description)
+        return TrainingSet(real, len(real), 0, description)
     added = LabelledImages(generated.image, generated.label)
     synthetic = config["synthetic"]
     description["generated"] = {
@@ -91,8 +107,11 @@ def assemble(config: Config, opened: TrainingData) -> TrainingSet:
         rng = np.random.default_rng(synthetic["seed"])
         added = LabelledImages(added.image, rng.permutation(added.label))
     if synthetic["only"]:
-        return TrainingSet(added, 0, description)
-    return TrainingSet(real.joined(added), len(real), description)
+        return TrainingSet(added, 0, len(added), description)
+    if synthetic["until"] == 1:
+        return TrainingSet(real.joined(added), len(real), len(added), description)
+    first_steps = max(round(synthetic["until"] * config["num_steps"]), 1)
+    return TrainingSet(real, len(real), len(added), description, added, first_steps)
 
 
 def _real_images(real: Config, opened: TrainingData) -> tuple[LabelledImages, dict[str, Any]]:

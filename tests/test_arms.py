@@ -31,7 +31,7 @@ def _names(chosen: Chosen) -> list[str]:
 
 
 def test_arms_follow_as_validation_chooses() -> None:
-    first = ["A0", "A1", "A3 mixup", "A3 cutmix", "A4 x0.5", "A4 x1", "A10 50%"]
+    first = ["A0", "A1", "A3 mixup", "A3 cutmix", "A4 x0.5", "A4 x1", "A10 50%", "A12"]
     assert _names(Chosen()) == first
     second = set(_names(Chosen(ratio=1.0))) - set(first)
     followers = {"A2", "A5 realistic=0.5", "A5 agreed", "A7", "A8", "A10 50% + generated"}
@@ -45,6 +45,8 @@ def test_arms_differ_from_the_reference_by_what_they_say() -> None:
     assert dict(by_name["A1"].changes) == {}
     assert by_name["A2"].changes == {"real.repeated": 0.5}
     assert by_name["A7"].changes == {"synthetic.only": True}
+    assert by_name["A12"].changes == {"synthetic.until": 0.5}
+    assert (by_name["A12"].ratio, by_name["A7"].ratio) == (1.0, 0.5)
     assert (by_name["A6"].images, by_name["A6"].filter) == (arms.DISCARDED, "agreed")
     assert {name for name, arm in by_name.items() if not arm.needs_gan} == {
         *("A0", "A1", "A2", "A3 mixup", "A3 cutmix", "A10 50%")

@@ -178,6 +178,30 @@ def test_a_ratio_counts_on_the_real_images_of_each_class(
     }
 
 
+def test_generated_images_come_first_and_then_no_more(
+    phantom_set: Path, tiny_gan: Path, tmp_path: Path
+) -> None:
+    losses = {}
+    for name, fields in {
+        "real": {},
+        "both": {"gan_workdir": str(tiny_gan), "ratio": 1.0},
+        "first": {"gan_workdir": str(tiny_gan), "ratio": 1.0, "until": 0.5},
+    }.items():
+        config = _config(phantom_set, num_steps=4)
+        config.synthetic.update(fields)
+        config.log_every_steps = 1
+        # With neither learning nor chance, the loss of a step says which images it saw.
+        config.optimizer.learning_rate, config.augmentation = 1e-12, "none"
+        config.model.dropout_rate = 0.0
+        summary = classifier_trainer.train(config, tmp_path / name)
+        rows = read_metrics(tmp_path / name / METRICS_FILE)
+        losses[name] = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert summary["num_train_generated"] == summary["num_train_real"] > 0
+    assert losses["first"][:2] == losses["both"][:2]
+    assert losses["first"][2:] == pytest.approx(losses["real"][:2], rel=1e-6)
+    assert losses["both"] != pytest.approx(losses["real"], rel=1e-6)
+
+
 def test_a_gan_of_another_split_is_refused(tiny_gan: Path, tmp_path: Path) -> None:
     other = tmp_path / "set"
     prepare(

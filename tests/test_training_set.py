@@ -86,6 +86,23 @@ def test_shuffled_labels_are_the_same_labels_elsewhere(
     assert shuffled.description["generated"]["shuffled_labels"]
 
 
+def test_generated_images_may_be_there_at_first_alone(
+    opened: TrainingData, generated: Path
+) -> None:
+    config = _config(**{"synthetic.dir": str(generated), "num_steps": 10})
+    whole = training_set.assemble(config, opened)
+    assert (len(whole.images), whole.at_first) == (whole.num_real + 20, None)
+    config.synthetic.until = 0.3
+    chosen = training_set.assemble(config, opened)
+    assert chosen.images is opened.train
+    assert (chosen.num_real, chosen.num_generated) == (whole.num_real, whole.num_generated)
+    assert chosen.at_first is not None
+    np.testing.assert_array_equal(chosen.at_first.image, whole.images.image[-20:])
+    assert chosen.first_steps == 3
+    config.synthetic.until = 0.001
+    assert training_set.assemble(config, opened).first_steps == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -93,6 +110,11 @@ def test_shuffled_labels_are_the_same_labels_elsewhere(
         ({"real.repeated": -1.0}, "repeated is -1.0; give a number from 0"),
         ({"synthetic.ratio": -0.5}, r"ratio is -0\.5; give a number from 0"),
         ({"synthetic.only": True}, "give gan_workdir or dir to take the images from"),
+        ({"synthetic.until": 0.0}, r"until is 0\.0; give a share of the steps above 0, up to 1"),
+        (
+            {"synthetic.dir": "images", "synthetic.only": True, "synthetic.until": 0.5},
+            "only leaves out the real images, which the steps after until see alone",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_named(changes: dict[str, object], message: str) -> None:

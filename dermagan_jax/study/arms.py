@@ -13,7 +13,7 @@ from dermagan_jax.classifier_config import NO_WEIGHTS
 from dermagan_jax.errors import DermaganError
 
 REFERENCE = "A1"
-GENERATED, FILTERED, FEWER, NETWORKS = "A4", "A5", "A10", "A11"
+GENERATED, FILTERED, FEWER, NETWORKS, FIRST = "A4", "A5", "A10", "A11", "A12"
 PAPERS, PAPERS_NETWORKS, DROPOUT = "P2", "P3", "PD"
 NEGATIVE_CONTROL = "A8"
 
@@ -31,6 +31,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "A9": "as A1, and more real images",
         "A10": "fewer real images, with and without generated ones",
         "A11": "as A1 and A4, other networks",
+        "A12": "as A4 for the first half of the steps, then as A1",
         "P2": "the paper's table 2: 100 generated images a class",
         "P3": "the paper's table 3: other networks, without and with P2's images",
         "PD": "the paper's dropout analysis, with P2's images",
@@ -39,6 +40,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
 """What each family of arms is trained on, by its name in a configuration."""
 
 PAPERS_PER_CLASS = 100
+FIRST_SHARE = 0.5  # Of A12's steps.
 
 # Which images of a GAN an arm takes.
 ALL, PASSED, DISCARDED = "all", "passed", "discarded"
@@ -145,6 +147,11 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
             ratio=ratio,
         )
     yield from _network_arms(config)
+    if config.ratios:
+        # What is shown at first cannot crowd out the real images, so there may be many.
+        many = max(config.ratios)
+        title = f"{FAMILIES[FIRST]}, {many:g} generated images for each real one"
+        yield Arm(FIRST, FIRST, title, {"synthetic.until": FIRST_SHARE}, ratio=many)
     if chosen.ratio is not None:
         yield from _at_ratio(config, chosen, chosen.ratio)
     yield from _papers_arms(config)

@@ -17,6 +17,7 @@ from dermagan_jax.study.arms import (
     FAMILIES,
     FEWER,
     FILTERED,
+    FIRST,
     GENERATED,
     NETWORKS,
     PAPERS,
@@ -30,7 +31,7 @@ from dermagan_jax.study.arms import (
 
 # The family without which another has no size, or nothing to be compared with.
 _NEEDS = {
-    **dict.fromkeys(("A2", FILTERED, "A7", "A8"), GENERATED),
+    **dict.fromkeys(("A2", FILTERED, "A7", "A8", FIRST), GENERATED),
     "A6": FILTERED,
     DROPOUT: PAPERS,
 }
