@@ -143,14 +143,14 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
         yield Arm(
             f"A4 x{ratio:g}",
             "A4",
-            f"as A1, and {ratio:g} generated images for each real one",
+            f"as A1, and generated images, {ratio:g} for each real one",
             ratio=ratio,
         )
     yield from _network_arms(config)
     if config.ratios:
         # What is shown at first cannot crowd out the real images, so there may be many.
         many = max(config.ratios)
-        title = f"{FAMILIES[FIRST]}, {many:g} generated images for each real one"
+        title = f"{FAMILIES[FIRST]}; of generated images {many:g} for each real one"
         yield Arm(FIRST, FIRST, title, {"synthetic.until": FIRST_SHARE}, ratio=many)
     if chosen.ratio is not None:
         yield from _at_ratio(config, chosen, chosen.ratio)
