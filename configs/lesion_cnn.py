@@ -60,7 +60,8 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
 
     config.batch_size = 64
     config.num_steps = 2_463
-    config.class_balanced = False  # Repeat images of small classes up to the largest.
+    # Repeat images of small classes up to the largest, but for the steps of an `until` below 1.
+    config.class_balanced = False
     config.augmentation = "paper"  # "paper", "notebook" or "none".
     config.mixing = "none"  # Or "mixup", "cutmix": train on mixtures of two images.
     config.optimizer = ml_collections.ConfigDict()

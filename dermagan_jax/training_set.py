@@ -54,8 +54,10 @@ def check(config: Config) -> None:
     """
     real, synthetic = config["real"], config["synthetic"]
     ranges.require(config, _RANGES)
-    if not 0 < real["share"] <= 1:
-        raise DermaganError(f"config.real.share is {real['share']}; give a number above 0, up to 1")
+    shares = {"real.share": real["share"], "synthetic.until": synthetic["until"]}
+    for name, share in shares.items():
+        if not 0 < share <= 1:
+            raise DermaganError(f"config.{name} is {share}; give a number above 0, up to 1")
     if synthetic["gan_workdir"] and synthetic["dir"]:
         raise DermaganError("config.synthetic: give gan_workdir or dir, not both")
     if synthetic["per_class"] and synthetic["ratio"]:
@@ -64,13 +66,9 @@ def check(config: Config) -> None:
     if synthetic["gan_workdir"] and not counted:
         raise DermaganError("config.synthetic: give per_class or ratio with gan_workdir")
     named = bool(synthetic["gan_workdir"] or synthetic["dir"])
-    if not named and (counted or synthetic["only"] or synthetic["shuffle_labels"]):
+    changed = synthetic["only"] or synthetic["shuffle_labels"] or synthetic["until"] < 1
+    if not named and (counted or changed):
         raise DermaganError("config.synthetic: give gan_workdir or dir to take the images from")
-    if not 0 < synthetic["until"] <= 1:
-        raise DermaganError(
-            f"config.synthetic.until is {synthetic['until']}; give a share of the steps above 0, "
-            "up to 1"
-        )
     if synthetic["only"] and synthetic["until"] < 1:
         raise DermaganError(
             "config.synthetic: only leaves out the real images, which the steps after until see "

@@ -153,6 +153,10 @@ def test_few_real_images_are_compared_with_as_few() -> None:
             {"classifier.synthetic.ratio": 0.5},
             r"synthetic\.ratio is 0\.5, which would reach A1 too",
         ),
+        (
+            {"classifier.synthetic.until": 0.5},
+            r"synthetic\.until is 0\.5, which would reach A1 too",
+        ),
         ({"arms": ("A1", "P3")}, "networks is empty, and config.arms has 'P3'"),
         ({"arms": ("A1", "A11")}, "networks is empty, and config.arms has 'A11'"),
         ({"dropout_rates": (1.0,)}, "dropout_rates: give rates from 0, below 1"),

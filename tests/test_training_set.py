@@ -110,7 +110,8 @@ def test_generated_images_may_be_there_at_first_alone(
         ({"real.repeated": -1.0}, "repeated is -1.0; give a number from 0"),
         ({"synthetic.ratio": -0.5}, r"ratio is -0\.5; give a number from 0"),
         ({"synthetic.only": True}, "give gan_workdir or dir to take the images from"),
-        ({"synthetic.until": 0.0}, r"until is 0\.0; give a share of the steps above 0, up to 1"),
+        ({"synthetic.until": 0.0}, r"until is 0\.0; give a number above 0, up to 1"),
+        ({"synthetic.until": 0.5}, "give gan_workdir or dir to take the images from"),
         (
             {"synthetic.dir": "images", "synthetic.only": True, "synthetic.until": 0.5},
             "only leaves out the real images, which the steps after until see alone",

@@ -35,6 +35,13 @@ _NEEDS = {
     "A6": FILTERED,
     DROPOUT: PAPERS,
 }
+# What a classifier's configuration says of generated images where there are none.
+_WITHOUT_GENERATED = {
+    **dict.fromkeys(("gan_workdir", "dir"), ""),
+    **dict.fromkeys(("per_class", "ratio"), 0),
+    **dict.fromkeys(("only", "shuffle_labels"), False),
+    "until": 1,
+}
 # How the name of an arm shows what it has from a field.
 _SHOWN = {"ratios": "{:g}", "real_shares": "{:.0%}", "dropout_rates": "{:g}"}
 _FIELDS_OF_A_STUDY = ("arms", "gan_seeds", "classifier_seeds", "margin", "gan", "classifier")
@@ -183,8 +190,8 @@ def _check_seeds(config: ml_collections.ConfigDict) -> None:
 
 def _check_synthetic(classifier: ml_collections.ConfigDict) -> None:
     """Refuses generated images in every arm, the reference among them."""
-    for name in ("gan_workdir", "dir", "per_class", "ratio", "only", "shuffle_labels"):
-        if classifier.synthetic[name]:
+    for name, unset in _WITHOUT_GENERATED.items():
+        if classifier.synthetic[name] != unset:
             raise DermaganError(
                 f"config.classifier.synthetic.{name} is {classifier.synthetic[name]!r}, which "
                 f"would reach {REFERENCE} too; leave it, the arms of a study say what is added"
