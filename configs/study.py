@@ -33,7 +33,10 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.data_dir = ""  # A prepared data set; --data sets it.
 
     # The arms, by what study/arms.py calls them; A1 is the reference.
-    config.arms = ("A0", "A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A10", "A12")
+    config.arms = (
+        *("A0", "A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A10", "A12"),
+        *("A13", "A14"),  # Left out where all classes have as many images.
+    )
     # A4: generated for each real image; A12 has the most.
     config.ratios = (0.25, 0.5, 1.0, 2.0, 5.0)
     # A5: "realistic=SHARE", "agreed" (with a classifier of A1), "agreed=NETWORK" (with A11's, which

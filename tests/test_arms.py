@@ -1,4 +1,4 @@
-"""The arms of a study, its filters, what its cells are called, and what it refuses first."""
+"""The arms of a study, its filters, what they depend on, and what it refuses first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from configs import lesion_cnn
 from configs import study as study_config
 from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.generated_images import Generated
-from dermagan_jax.study import arms, cells, checks, filters, verdict
+from dermagan_jax.study import arms, checks, filters, verdict
 from dermagan_jax.study.arms import Chosen
 from dermagan_jax.study.runner import Cell, Runner, _start
 
@@ -31,7 +31,8 @@ def _names(chosen: Chosen) -> list[str]:
 
 
 def test_arms_follow_as_validation_chooses() -> None:
-    first = ["A0", "A1", "A3 mixup", "A3 cutmix", "A4 x0.5", "A4 x1", "A10 50%", "A12"]
+    first = ["A0", "A1", "A3 mixup", "A3 cutmix", "A4 x0.5", "A4 x1", "A10 50%"]
+    first += ["A12", "A13", "A14"]
     assert _names(Chosen()) == first
     second = set(_names(Chosen(ratio=1.0))) - set(first)
     followers = {"A2", "A5 realistic=0.5", "A5 agreed", "A7", "A8", "A10 50% + generated"}
@@ -49,8 +50,23 @@ def test_arms_differ_from_the_reference_by_what_they_say() -> None:
     assert (by_name["A12"].ratio, by_name["A7"].ratio) == (1.0, 0.5)
     assert (by_name["A6"].images, by_name["A6"].filter) == (arms.DISCARDED, "agreed")
     assert {name for name, arm in by_name.items() if not arm.needs_gan} == {
-        *("A0", "A1", "A2", "A3 mixup", "A3 cutmix", "A10 50%")
+        *("A0", "A1", "A2", "A3 mixup", "A3 cutmix", "A10 50%", "A13")
     }
+
+
+def test_rarer_classes_are_filled_up() -> None:
+    found = arms.known_arms(_config(), Chosen())
+    by_name = {each.name: each for each in found}
+    filled = by_name["A14"]
+    # Balance alone is worth something, whatever the images.
+    assert (by_name["A13"].changes, filled.reference) == ({"class_balanced": True}, "A13")
+    assert dict(filled.changes) == {}
+    real = {"melanoma": 9, "benign_keratosis": 4, "basal_cell_carcinoma": 0}
+    lacking = {"melanoma": 0, "benign_keratosis": 5, "basal_cell_carcinoma": 0}
+    assert filled.num_images(real) == lacking
+    assert arms.fitting(found, real) == found
+    names = [arm.name for arm in arms.fitting(found, {**real, "melanoma": 4})]
+    assert names == [name for name in by_name if name not in ("A13", "A14")]
 
 
 def test_another_network_is_compared_with_itself() -> None:
@@ -163,6 +179,7 @@ def test_few_real_images_are_compared_with_as_few() -> None:
         ({"arms": ("A1", "B7")}, "names 'B7'; known: 'A0'"),
         ({"arms": ("A0",)}, "lacks 'A1', with which all are compared"),
         ({"arms": ("A1", "A7")}, "has 'A7' and lacks 'A4', whose size it has"),
+        ({"arms": ("A1", "A14")}, "has 'A14' and lacks 'A13', whose size it has or with which"),
         ({"arms": ("A1", "A9")}, "more_real_dir is empty"),
         ({"ratios": (0.0,)}, "ratios: give numbers above 0"),
         ({"real_shares": (1.0,)}, "real_shares: give shares between 0 and 1"),
@@ -233,47 +250,6 @@ def test_weights_that_are_not_there_are_named_first(
 def test_another_recipe_is_no_study() -> None:
     with pytest.raises(DermaganError, match="no field 'arms', so it is no study's"):
         checks.require_study(lesion_cnn.get_config())
-
-
-def test_a_cells_name_is_what_it_depends_on() -> None:
-    classifier = study_config.get_config().classifier
-    name = cells.key(classifier, splits={"train": "a"})
-    for field, value in (
-        *(("data_dir", "elsewhere"), ("seed", 3), ("synthetic.dir", "there"), ("mesh", "data:2")),
-        *(("log_every_steps", 1), ("variant", "mine")),
-    ):
-        assert cells.key(_changed(classifier, field, value), splits={"train": "a"}) == name
-    others = {
-        cells.key(_changed(classifier, "optimizer.learning_rate", 1e-5), splits={"train": "a"}),
-        # The best checkpoint is chosen among those of this cadence.
-        cells.key(_changed(classifier, "eval_every_steps", 7), splits={"train": "a"}),
-        cells.key(classifier, splits={"train": "b"}),
-    }
-    assert len(others | {name}) == 4
-
-
-def _changed(config: ConfigDict, field: str, value: object) -> ConfigDict:
-    changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict({field: value})
-    return changed
-
-
-def test_how_often_a_gan_is_saved_counts_where_the_best_is_taken() -> None:
-    watched = study_config.get_config().gan
-    assert watched.watch.features
-    blind = _changed(watched, "watch.features", "")
-    for gan, counts in ((watched, True), (blind, False)):
-        more_often = _changed(gan, "checkpoint_every_steps", 7)
-        assert (cells.key(more_often) != cells.key(gan)) == counts
-    # A GAN that ends without going back is the same whether it might have.
-    assert cells.key(_changed(blind, "rollbacks", 3)) == cells.key(blind)
-
-
-def test_one_is_one_however_it_is_written() -> None:
-    assert cells.key(ConfigDict(), ratio=1, counts=[2]) == cells.key(
-        ConfigDict(), ratio=1.0, counts=(2.0,)
-    )
-    assert cells.key(ConfigDict(), ratio=1.0) != cells.key(ConfigDict(), ratio=1.5)
 
 
 def test_weights_count_by_their_contents(

@@ -112,18 +112,19 @@ def test_a_study_ends_in_a_verdict(finished: Path) -> None:
     assert set(by_name) == {
         *("A0", "A1", "A2", "A3 mixup", "A3 cutmix", "A4 x0.5", "A4 x1", "A5 realistic=0.5"),
         *("A5 agreed", "A5 agreed=efficientnet_lite0", "A6", "A7", "A8", "A9", "A10 50%"),
-        *("A10 50% + generated", "A12", *networks, *(f"{name} + generated" for name in networks)),
+        *("A10 50% + generated", "A12", "A13", "A14"),
+        *(*networks, *(f"{name} + generated" for name in networks)),
         *("P2", "P3 efficientnet_lite0 real", "P3 efficientnet_lite0", "PD 0.1"),
     }
     ratio, filter_name = document["chosen"]["ratio"], document["chosen"]["filter"]
     assert {name for name, arm in by_name.items() if "verdict" in arm} == {
         *(f"A4 x{ratio:g}", f"A5 {filter_name}", "A6", "A7", "A8", "A10 50% + generated"),
-        "A12",
+        *("A12", "A14"),
         *(f"{name} + generated" for name in networks),
         *("P2", "P3 efficientnet_lite0"),
     }
     assert {name for name, arm in by_name.items() if "unadjusted_verdict" in arm} == {
-        *("A0", "A2", "A3 mixup", "A3 cutmix", "A9", "A10 50%", *networks),
+        *("A0", "A2", "A3 mixup", "A3 cutmix", "A9", "A10 50%", "A13", *networks),
         *("P3 efficientnet_lite0 real", "PD 0.1"),
     }
     for arm in by_name.values():
@@ -166,6 +167,8 @@ def test_arms_have_the_images_that_they_say(finished: Path) -> None:
     assert numbers["A1"] == [None]
     real = document["data"]["counts"]
     assert numbers["A4 x0.5"] == [{name: round(0.5 * count) for name, count in real.items()}]
+    lacking = {name: max(real.values()) - count for name, count in real.items()}
+    assert numbers["A14"] == [lacking]
     assert numbers["P2"] == numbers["PD 0.1"] == [dict.fromkeys(real, 100)]
 
 

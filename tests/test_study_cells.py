@@ -1,4 +1,4 @@
-"""The parts of a study and its recipe: who has one, and what cannot be read."""
+"""The parts of a study and its recipe: what they are called, who has one, what cannot be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
+from configs import study as study_config
 from dermagan_jax import commands
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.study import cells
@@ -85,3 +87,44 @@ def test_a_recipe_that_fails_is_named(text: str, said: str, tmp_path: Path) -> N
     path.write_text(text)
     with pytest.raises(DermaganError, match=rf"--config .*recipe\.py: {said}: .*mend the recipe"):
         commands.study_config(str(path), [])
+
+
+def test_a_cells_name_is_what_it_depends_on() -> None:
+    classifier = study_config.get_config().classifier
+    name = cells.key(classifier, splits={"train": "a"})
+    for field, value in (
+        *(("data_dir", "elsewhere"), ("seed", 3), ("synthetic.dir", "there"), ("mesh", "data:2")),
+        *(("log_every_steps", 1), ("variant", "mine")),
+    ):
+        assert cells.key(_changed(classifier, field, value), splits={"train": "a"}) == name
+    others = {
+        cells.key(_changed(classifier, "optimizer.learning_rate", 1e-5), splits={"train": "a"}),
+        # The best checkpoint is chosen among those of this cadence.
+        cells.key(_changed(classifier, "eval_every_steps", 7), splits={"train": "a"}),
+        cells.key(classifier, splits={"train": "b"}),
+    }
+    assert len(others | {name}) == 4
+
+
+def _changed(config: ConfigDict, field: str, value: object) -> ConfigDict:
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict({field: value})
+    return changed
+
+
+def test_how_often_a_gan_is_saved_counts_where_the_best_is_taken() -> None:
+    watched = study_config.get_config().gan
+    assert watched.watch.features
+    blind = _changed(watched, "watch.features", "")
+    for gan, counts in ((watched, True), (blind, False)):
+        more_often = _changed(gan, "checkpoint_every_steps", 7)
+        assert (cells.key(more_often) != cells.key(gan)) == counts
+    # A GAN that ends without going back is the same whether it might have.
+    assert cells.key(_changed(blind, "rollbacks", 3)) == cells.key(blind)
+
+
+def test_one_is_one_however_it_is_written() -> None:
+    assert cells.key(ConfigDict(), ratio=1, counts=[2]) == cells.key(
+        ConfigDict(), ratio=1.0, counts=(2.0,)
+    )
+    assert cells.key(ConfigDict(), ratio=1.0) != cells.key(ConfigDict(), ratio=1.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ from dermagan_jax.errors import DermaganError
 
 REFERENCE = "A1"
 GENERATED, FILTERED, FEWER, NETWORKS, FIRST = "A4", "A5", "A10", "A11", "A12"
+EVENED, FILLED = "A13", "A14"
 PAPERS, PAPERS_NETWORKS, DROPOUT = "P2", "P3", "PD"
 NEGATIVE_CONTROL = "A8"
 
@@ -32,6 +33,8 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "A10": "fewer real images, with and without generated ones",
         "A11": "as A1 and A4, other networks",
         "A12": "as A4 for the first half of the steps, then as A1",
+        "A13": "as A1, rarer classes repeated up to the commonest one's number",
+        "A14": "as A1, rarer classes filled up to the commonest one's number by generated images",
         "P2": "the paper's table 2: 100 generated images a class",
         "P3": "the paper's table 3: other networks, without and with P2's images",
         "PD": "the paper's dropout analysis, with P2's images",
@@ -57,6 +60,7 @@ class Arm:
       changes: fields of the classifier's configuration, by dotted name, that are this arm's own.
       ratio: generated images for each real one of the class; 0 for none.
       per_class: or generated images of each class; 0 for none.
+      fill: or as many generated images as a class lacks to the commonest one.
       images: which of the GAN's images: `ALL`, `PASSED` by the filter, or a random choice of their
         number.
       filter: the filter of `PASSED` and `DISCARDED`.
@@ -69,6 +73,7 @@ class Arm:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ratio: float = 0.0
     per_class: int = 0
+    fill: bool = False
     images: str = ALL
     filter: str = ""
     reference: str = REFERENCE
@@ -76,7 +81,7 @@ class Arm:
     @property
     def needs_gan(self) -> bool:
         """Whether each GAN seed makes a cell of its own."""
-        return bool(self.ratio or self.per_class)
+        return bool(self.ratio or self.per_class or self.fill)
 
     def num_images(self, real: Mapping[str, int]) -> dict[str, int]:
         """Returns how many images it takes from a GAN, before any filter.
@@ -84,6 +89,10 @@ class Arm:
         Args:
           real: the real training images of each class.
         """
+        if self.fill:
+            # Of a class that is not there, no GAN has learnt.
+            largest = max(real.values())
+            return {name: largest - count if count else 0 for name, count in real.items()}
         return {name: self.per_class or round(self.ratio * count) for name, count in real.items()}
 
     def configure(self, classifier: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -134,6 +143,18 @@ def known_arms(config: ml_collections.ConfigDict, chosen: Chosen) -> list[Arm]:
     return sorted(wanted, key=lambda arm: list(FAMILIES).index(arm.family))
 
 
+def fitting(found: Sequence[Arm], real: Mapping[str, int]) -> list[Arm]:
+    """Leaves out the arms that even out the classes, where all have as many images.
+
+    Args:
+      found: arms of a study.
+      real: the real training images of each class.
+    """
+    if len({count for count in real.values() if count}) > 1:
+        return list(found)
+    return [arm for arm in found if arm.family not in (EVENED, FILLED)]
+
+
 def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
     yield Arm("A0", "A0", FAMILIES["A0"], {"augmentation": "none"})
     yield Arm("A1", "A1", FAMILIES["A1"])
@@ -152,6 +173,8 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
         many = max(config.ratios)
         title = f"{FAMILIES[FIRST]}; of generated images {many:g} for each real one"
         yield Arm(FIRST, FIRST, title, {"synthetic.until": FIRST_SHARE}, ratio=many)
+    yield Arm(EVENED, EVENED, FAMILIES[EVENED], {"class_balanced": True})
+    yield Arm(FILLED, FILLED, FAMILIES[FILLED], fill=True, reference=EVENED)
     if chosen.ratio is not None:
         yield from _at_ratio(config, chosen, chosen.ratio)
     yield from _papers_arms(config)

@@ -14,8 +14,10 @@ from dermagan_jax.nets.backbones import BACKBONES
 from dermagan_jax.study import filters
 from dermagan_jax.study.arms import (
     DROPOUT,
+    EVENED,
     FAMILIES,
     FEWER,
+    FILLED,
     FILTERED,
     FIRST,
     GENERATED,
@@ -25,6 +27,7 @@ from dermagan_jax.study.arms import (
     REFERENCE,
     Arm,
     Chosen,
+    fitting,
     judge,
     known_arms,
 )
@@ -33,6 +36,7 @@ from dermagan_jax.study.arms import (
 _NEEDS = {
     **dict.fromkeys(("A2", FILTERED, "A7", "A8", FIRST), GENERATED),
     "A6": FILTERED,
+    FILLED: EVENED,
     DROPOUT: PAPERS,
 }
 # What a classifier's configuration says of generated images where there are none.
@@ -105,7 +109,7 @@ def check_data(config: ml_collections.ConfigDict, opened: TrainingData) -> None:
     if config.gan.init_from:
         pretraining.ancestors(Path(config.gan.init_from), opened)
     real = opened.train.counts()
-    for arm in _all_arms(config):
+    for arm in fitting(_all_arms(config), real):
         if arm.needs_gan and not any(arm.num_images(real).values()):
             raise DermaganError(
                 f"config.ratios: {arm.ratio:g} of {max(real.values())} images gives none of any "

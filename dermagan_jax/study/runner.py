@@ -41,6 +41,7 @@ from dermagan_jax.study.arms import (
     GENERATED,
     Arm,
     Chosen,
+    fitting,
     judge,
     known_arms,
 )
@@ -97,9 +98,9 @@ class Runner:
 
     def run(self) -> tuple[list[Arm], Chosen]:
         """Makes all cells; returns the arms, and what validation chose on the way."""
-        chosen = Chosen()
+        chosen, real = Chosen(), self.opened.train.counts()
         while True:
-            arms = known_arms(self.config, chosen)
+            arms = fitting(known_arms(self.config, chosen), real)
             self._finish(list(self._cells(arms)))
             following = self._choose(arms, chosen)
             if following == chosen:

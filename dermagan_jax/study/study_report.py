@@ -17,19 +17,25 @@ from dermagan_jax.study import (
 )
 from dermagan_jax.study.arms import (
     DROPOUT,
+    EVENED,
     FEWER,
+    FILLED,
     FILTERED,
+    FIRST,
     GENERATED,
     NEGATIVE_CONTROL,
     NETWORKS,
     PAPERS,
     PAPERS_NETWORKS,
+    REFERENCE,
 )
 from dermagan_jax.study.report import Cell, Figure, Section, Table, write_report
 
 REPORT = "report.html"
 FIGURES = "figures"
 _MOST_POINTS = 100.0
+# Whose verdicts are said in words: the ways to add generated images, not the controls.
+_ASKED = (GENERATED, FILTERED, FIRST, FILLED, PAPERS)
 
 
 def write(
@@ -99,7 +105,7 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
         if "verdict" in arm:
             by_family.setdefault(arm["family"], arm)
     paragraphs = []
-    main = [by_family[name] for name in (GENERATED, FILTERED, PAPERS) if name in by_family]
+    main = [by_family[name] for name in _ASKED if name in by_family]
     if not main:
         paragraphs.append("This study has no arm with generated images.")
     paragraphs += [_sentence(arm, margin) for arm in main]
@@ -159,6 +165,8 @@ def _sentence(arm: Mapping[str, Any], margin: float) -> str:
     found = arm["difference"]
     ends = f"[{_points(found['low']):+.1f}, {_points(found['high']):+.1f}]"
     what = f"{arm['name']} ({arm['title']})"
+    if arm["reference"] != REFERENCE:
+        what += f", compared with {arm['reference']},"
     figures_of_it = f"{_points(found['value']):+.1f} points of balanced accuracy, 95% {ends}"
     words = {
         "helps": "helps",
@@ -251,6 +259,8 @@ def _who_is_compared(document: Mapping[str, Any]) -> str:
     text = f"Most are compared with {document['reference']}."
     if families & {NETWORKS, PAPERS_NETWORKS}:
         text += " Another network with generated images is compared with itself without."
+    if FILLED in families:
+        text += f" {FILLED} is compared with {EVENED}, whose classes are as even."
     if DROPOUT in families:
         text += f" Dropout rates are compared with {PAPERS}, which has the paper's."
     if any(arm["family"] == FEWER and arm["ratio"] for arm in document["arms"]):
