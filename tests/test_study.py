@@ -357,9 +357,9 @@ def test_what_fires_is_on_the_first_screen(finished: Path, tmp_path: Path) -> No
     probes[0] |= {"fires": True, "guessing": 0.25}
     probes[0]["accuracy"] = {"value": 0.7, "low": 0.6, "high": 0.8}
     first = _first_section(document, tmp_path)
-    assert f"Beware: {probes[0]['name']} alone predicts the class" in first
+    assert f"Beware: from {probes[0]['name']} alone the class" in first
     assert "70% (guessing: 25%)" in first
-    assert f"Beware: {probes[1]['name']}" not in first
+    assert f"Beware: from {probes[1]['name']}" not in first
 
 
 @pytest.mark.parametrize(

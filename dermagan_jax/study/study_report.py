@@ -149,7 +149,7 @@ def warnings(shortcuts: Mapping[str, Any]) -> list[str]:
       shortcuts: what `probes.describe` gives.
     """
     return [
-        f"Beware: {each['name']} alone predicts the class of held-out lesions with a balanced "
+        f"Beware: from {each['name']} alone the class of held-out lesions is told with a balanced "
         f"accuracy of {each['accuracy']['value']:.0%} (guessing: {each['guessing']:.0%}). What a "
         "classifier scores may be that, and not the lesion."
         for each in shortcuts["probes"]
