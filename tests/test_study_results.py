@@ -12,7 +12,7 @@ import pytest
 from configs import study as study_config
 from dermagan_jax.data import prepared
 from dermagan_jax.metrics import classification, comparison
-from dermagan_jax.study import results
+from dermagan_jax.study import results, study_report
 from dermagan_jax.study.arms import ALL, Arm, Chosen, known_arms
 from dermagan_jax.study.runner import Runner
 
@@ -86,6 +86,14 @@ def test_who_adds_generated_images_is_the_family(runner: _MadeUp) -> None:
     found = by_name["A8"]
     difference = comparison.Difference(**found["difference"])
     assert found["smallest_found"] == comparison.smallest_found(difference, 8)
+
+
+def test_words_say_with_what_an_arm_is_compared(runner: _MadeUp) -> None:
+    document, by_name = _summarise(runner, "A1", "A12", "A13", "A14")
+    said = study_report.verdict(document | {"shortcuts": {"probes": []}})
+    first, filled = (by_name[name] for name in ("A12", "A14"))
+    assert said[0].startswith(f"A12 ({first['title']}) ")
+    assert said[1].startswith(f"A14 ({filled['title']}), compared with A13, ")
 
 
 def test_another_arm_leaves_the_others_intervals(runner: _MadeUp) -> None:
