@@ -330,6 +330,22 @@ def test_validation_chooses_and_not_the_test_split(
     assert chosen == Chosen(0.5, "agreed")
 
 
+def test_what_even_classes_leave_out_is_told(
+    phantom_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runner = Runner(_config(data_dir=str(phantom_set), arms=("A1", "A13", "A14")), tmp_path)
+    monkeypatch.setattr(runner, "_finish", lambda pending: None)
+    for counts, left_out in (({"melanoma": 3, "benign_keratosis": 2}, 0), ({"melanoma": 3}, 2)):
+        caplog.clear()
+        monkeypatch.setattr(type(runner.opened.train), "counts", lambda _, found=counts: found)
+        with caplog.at_level("INFO", logger="dermagan"):
+            found, _ = runner.run()
+        assert (len(found), caplog.text.count("is left out")) == (3 - left_out, left_out)
+
+
 @pytest.mark.parametrize(
     ("arm", "gan_seed", "module", "said"),
     [

@@ -99,6 +99,10 @@ class Runner:
     def run(self) -> tuple[list[Arm], Chosen]:
         """Makes all cells; returns the arms, and what validation chose on the way."""
         chosen, real = Chosen(), self.opened.train.counts()
+        known = known_arms(self.config, chosen)
+        for arm in known:
+            if arm not in fitting(known, real):
+                _logger.info("study: %s is left out: all classes have as many images", arm.name)
         while True:
             arms = fitting(known_arms(self.config, chosen), real)
             self._finish(list(self._cells(arms)))
