@@ -13,6 +13,7 @@ import numpy as np
 from dermagan_jax import generated_images, ranges, synthesis
 from dermagan_jax.data import prepared
 from dermagan_jax.data.pipeline import LabelledImages
+from dermagan_jax.data.splits import UNUSED
 from dermagan_jax.data.training import TrainingData
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import NUM_CLASSES
@@ -174,7 +175,9 @@ def extra_images(extra_dir: Path, opened: TrainingData) -> LabelledImages:
             f"{opened.report['image_size']}; prepare it with --image-size "
             f"{opened.report['image_size']}"
         )
-    ours, theirs = (prepared.read_manifest(folder) for folder in (data_dir, extra_dir))
+    # What this set's caps left unused is what a larger set of the same archives can add.
+    ours = [row for row in prepared.read_manifest(data_dir) if row["split"] != UNUSED]
+    theirs = prepared.read_manifest(extra_dir)
     known = {name: {row[name] for row in ours} for name in ("image_id", "pixels_sha256")}
     # The other set's groups know which of its images look like one of ours.
     related = {row["group"] for row in theirs if row["image_id"] in known["image_id"]}

@@ -144,7 +144,11 @@ def _row(name: str, split: str, lesion: str, group: str) -> dict[str, str]:
 def test_more_real_images_have_nothing_to_do_with_this_sets(
     opened: TrainingData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    ours = [_row("a", "train", "L1", "1"), _row("b", "test", "L2", "2")]
+    ours = [
+        _row("a", "train", "L1", "1"),
+        _row("b", "test", "L2", "2"),
+        _row("g", "unused", "L3", "3"),  # Our set is capped.
+    ]
     theirs = [
         _row("a", "train", "L1", "10"),
         _row("like_a", "train", "L9", "10"),  # Looks like an image of ours.
@@ -153,14 +157,15 @@ def test_more_real_images_have_nothing_to_do_with_this_sets(
         _row("d", "train", "L1", "13"),  # Another image of a training lesion.
         _row("e", "train", "", "14"),
         _row("f", "test", "L7", "15"),
+        _row("g", "train", "L3", "16"),
     ]
     training = [row for row in theirs if row["split"] == "train"]
     split = prepared.Split(
-        image=np.arange(6, dtype=np.uint8)[:, None, None, None]
+        image=np.arange(7, dtype=np.uint8)[:, None, None, None]
         + np.zeros((1, 64, 64, 3), np.uint8),
-        label=np.zeros(6, np.int32),
+        label=np.zeros(7, np.int32),
         image_id=np.array([row["image_id"] for row in training]),
-        **dict.fromkeys(("lesion_id", "source", "site"), np.array([""] * 6)),
+        **dict.fromkeys(("lesion_id", "source", "site"), np.array([""] * 7)),
     )
     manifests = {opened.folder: ours, tmp_path: theirs}
     monkeypatch.setattr(prepared, "read_manifest", manifests.__getitem__)
@@ -169,8 +174,8 @@ def test_more_real_images_have_nothing_to_do_with_this_sets(
     config = _config(**{"real.extra_dir": str(tmp_path)})
     chosen = training_set.assemble(config, opened)
     added = chosen.images.image[len(opened.train) :]
-    assert added[:, 0, 0, 0].tolist() == [4, 5]
-    assert chosen.description["real"]["extra"]["actinic_keratosis"] == 2
+    assert added[:, 0, 0, 0].tolist() == [4, 5, 6]
+    assert chosen.description["real"]["extra"]["actinic_keratosis"] == 3
     assert "extra_dir" not in chosen.description["real"]
     manifests[tmp_path] = theirs[:4]
     with pytest.raises(DermaganError, match="no training lesions beyond those of"):
