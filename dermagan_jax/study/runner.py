@@ -100,8 +100,9 @@ class Runner:
         """Makes all cells; returns the arms, and what validation chose on the way."""
         chosen, real = Chosen(), self.opened.train.counts()
         known = known_arms(self.config, chosen)
+        fit = fitting(known, real)
         for arm in known:
-            if arm not in fitting(known, real):
+            if arm not in fit:
                 _logger.info("study: %s is left out: all classes have as many images", arm.name)
         while True:
             arms = fitting(known_arms(self.config, chosen), real)
