@@ -69,6 +69,17 @@ def test_rarer_classes_are_filled_up() -> None:
     assert names == [name for name in by_name if name not in ("A13", "A14")]
 
 
+def test_more_real_images_are_also_evened_and_compared_with_their_like() -> None:
+    config = _config(arms=("A1", "A9", "A13"), more_real_dir="larger")
+    found = arms.known_arms(config, Chosen())
+    evened = next(arm for arm in found if arm.name == "A9 evened")
+    assert evened.changes == {"real.extra_dir": "larger", "class_balanced": True}
+    assert evened.reference == "A13"
+    (left,) = [arm for arm in arms.fitting(found, {"melanoma": 4}) if arm.name == "A9 evened"]
+    assert left.reference == "A1"
+    assert arms.known_arms(_config(arms=("A1", "A9")), Chosen())[-1].reference == "A1"
+
+
 def test_another_network_is_compared_with_itself() -> None:
     config = _config(arms=("A1", "A4", "A11"), networks=("vgg16",))
     by_name = {each.name: each for each in arms.known_arms(config, Chosen(0.5))}

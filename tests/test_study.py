@@ -111,7 +111,8 @@ def test_a_study_ends_in_a_verdict(finished: Path) -> None:
     networks = ["A11 efficientnet_lite0 frozen", "A11 efficientnet_lite0"]
     assert set(by_name) == {
         *("A0", "A1", "A2", "A3 mixup", "A3 cutmix", "A4 x0.5", "A4 x1", "A5 realistic=0.5"),
-        *("A5 agreed", "A5 agreed=efficientnet_lite0", "A6", "A7", "A8", "A9", "A10 50%"),
+        *("A5 agreed", "A5 agreed=efficientnet_lite0", "A6", "A7", "A8"),
+        *("A9", "A9 evened", "A10 50%"),
         *("A10 50% + generated", "A12", "A13", "A14"),
         *(*networks, *(f"{name} + generated" for name in networks)),
         *("P2", "P3 efficientnet_lite0 real", "P3 efficientnet_lite0", "PD 0.1"),
@@ -124,7 +125,7 @@ def test_a_study_ends_in_a_verdict(finished: Path) -> None:
         *("P2", "P3 efficientnet_lite0"),
     }
     assert {name for name, arm in by_name.items() if "unadjusted_verdict" in arm} == {
-        *("A0", "A2", "A3 mixup", "A3 cutmix", "A9", "A10 50%", "A13", *networks),
+        *("A0", "A2", "A3 mixup", "A3 cutmix", "A9", "A9 evened", "A10 50%", "A13", *networks),
         *("P3 efficientnet_lite0 real", "PD 0.1"),
     }
     for arm in by_name.values():

@@ -15,6 +15,7 @@ from dermagan_jax.errors import DermaganError
 REFERENCE = "A1"
 GENERATED, FILTERED, FEWER, NETWORKS, FIRST = "A4", "A5", "A10", "A11", "A12"
 EVENED, FILLED = "A13", "A14"
+MORE_REAL = "A9"
 PAPERS, PAPERS_NETWORKS, DROPOUT = "P2", "P3", "PD"
 NEGATIVE_CONTROL = "A8"
 
@@ -146,13 +147,19 @@ def known_arms(config: ml_collections.ConfigDict, chosen: Chosen) -> list[Arm]:
 def fitting(found: Sequence[Arm], real: Mapping[str, int]) -> list[Arm]:
     """Leaves out the arms that even out the classes, where all have as many images.
 
+    What is compared with such an arm is compared with the reference then: they are the same.
+
     Args:
       found: arms of a study.
       real: the real training images of each class.
     """
     if len({count for count in real.values() if count}) > 1:
         return list(found)
-    return [arm for arm in found if arm.family not in (EVENED, FILLED)]
+    return [
+        dataclasses.replace(arm, reference=REFERENCE) if arm.reference == EVENED else arm
+        for arm in found
+        if arm.family not in (EVENED, FILLED)
+    ]
 
 
 def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
@@ -178,7 +185,7 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
     if chosen.ratio is not None:
         yield from _at_ratio(config, chosen, chosen.ratio)
     yield from _papers_arms(config)
-    yield Arm("A9", "A9", FAMILIES["A9"], {"real.extra_dir": config.more_real_dir})
+    yield from _more_real_arms(config)
     for share in config.real_shares:
         name, changes = f"{FEWER} {share:.0%}", {"real.share": share}
         yield Arm(name, FEWER, f"{share:.0%} of the real images", changes)
@@ -187,6 +194,16 @@ def _arms(config: ml_collections.ConfigDict, chosen: Chosen) -> Iterator[Arm]:
             yield Arm(
                 f"{name} + generated", FEWER, title, changes, ratio=chosen.ratio, reference=name
             )
+
+
+def _more_real_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
+    """Yields A9's arms: as the larger set has them, and with its rarer classes repeated."""
+    title, more = FAMILIES[MORE_REAL], {"real.extra_dir": config.more_real_dir}
+    yield Arm(MORE_REAL, MORE_REAL, title, more)
+    reference = EVENED if EVENED in config.arms else REFERENCE
+    evened = more | {"class_balanced": True}
+    title = f"{title}, rarer classes repeated up to the commonest one's number"
+    yield Arm(f"{MORE_REAL} evened", MORE_REAL, title, evened, reference=reference)
 
 
 def _network_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:

@@ -21,6 +21,7 @@ from dermagan_jax.study.arms import (
     FILTERED,
     FIRST,
     GENERATED,
+    MORE_REAL,
     NETWORKS,
     PAPERS,
     PAPERS_NETWORKS,
@@ -121,7 +122,7 @@ def check_data(config: ml_collections.ConfigDict, opened: TrainingData) -> None:
                 f"config.real_shares: {share:g} of {min(real.values())} images leaves a class "
                 "without any; give a larger share"
             )
-    if "A9" in config.arms:
+    if MORE_REAL in config.arms:
         training_set.extra_images(Path(config.more_real_dir), opened)
 
 
@@ -149,7 +150,7 @@ def _check_families(config: ml_collections.ConfigDict) -> None:
             )
     if FILTERED in wanted and not config.filters:
         raise DermaganError(f"config.filters is empty, and config.arms has {FILTERED!r}")
-    if "A9" in wanted and not config.more_real_dir:
+    if MORE_REAL in wanted and not config.more_real_dir:
         raise DermaganError("config.more_real_dir is empty, and config.arms has 'A9'")
     for name in (PAPERS_NETWORKS, NETWORKS):
         if name in wanted and not config.networks:

@@ -100,9 +100,9 @@ class Runner:
         """Makes all cells; returns the arms, and what validation chose on the way."""
         chosen, real = Chosen(), self.opened.train.counts()
         known = known_arms(self.config, chosen)
-        fit = fitting(known, real)
+        fit = {arm.name for arm in fitting(known, real)}
         for arm in known:
-            if arm not in fit:
+            if arm.name not in fit:
                 _logger.info("study: %s is left out: all classes have as many images", arm.name)
         while True:
             arms = fitting(known_arms(self.config, chosen), real)
