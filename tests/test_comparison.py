@@ -1,4 +1,4 @@
-"""Paired differences, their intervals and verdicts."""
+"""Differences, their intervals and verdicts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _draw(shape: tuple[int, ...], seed: int, share: float = 0.5) -> np.ndarray:
 
 
 def test_the_value_is_the_difference_of_means_over_seeds_and_images():
-    arm, reference = _draw((3, 2, 50), 1, 0.7), _draw((1, 2, 50), 2)
+    arm, reference = _draw((3, 2, 50), 1, 0.7), _draw((1, 4, 50), 2)
     found = comparison.paired_difference(arm, reference, np.arange(50), rng=_rng())
     assert found.value == pytest.approx(arm.mean() - reference.mean())
     assert found.low < found.value < found.high
@@ -88,6 +88,23 @@ def test_seeds_give_the_variance_of_their_mean_by_hand():
     assert found.p_value == pytest.approx(2 * stats.t.sf(5 / 9 / found.error, 4))
 
 
+def test_the_references_classifiers_vary_by_themselves_and_gans_in_pairs():
+    reference = np.zeros((2, 4, 40), bool)
+    reference[:, 0] = True  # Means of 1, 0, 0, 0 by classifier: s² is 1/4, and s²/4 of it counts.
+    found = comparison.paired_difference(
+        np.ones((1, 1, 40)), reference[:1], np.arange(40), rng=_rng()
+    )
+    assert (found.value, found.error, found.degrees) == pytest.approx((0.75, 0.25, 3))
+    arm = np.zeros((2, 2, 40), bool)
+    arm[1] = reference[1] = True
+    # By GAN the arm is at 0 and 1, the reference at 1/4 and 1: s² of the differences is 1/32. By
+    # classifier the reference is at 1, 1/2, 1/2, 1/2: s² is 1/16.
+    found = comparison.paired_difference(arm, reference, np.arange(40), rng=_rng())
+    assert found.value == pytest.approx(-1 / 8)
+    of_gans, of_classifiers = 1 / 32 / 2, 1 / 16 / 4
+    assert found.error**2 == pytest.approx(of_gans + of_classifiers)
+
+
 def test_p_can_be_as_small_as_the_difference_is_clear():
     reference = _draw((1, 3, 400), 1, 0.3)
     better = np.ones((2, 3, 400), bool)
@@ -111,14 +128,14 @@ def test_p_is_below_5_percent_where_the_interval_leaves_0_out():
     ("of_gan", "of_classifier"), [(0.0, 0.0), (0.05, 0.05), (0.3, 0.3), (1.0, 0.0)]
 )
 def test_a_true_null_is_rejected_about_as_rarely_as_promised(of_gan: float, of_classifier: float):
-    """Three GANs of three classifiers, each seed with an effect of its own on all images."""
+    """Three GANs of two classifiers, five without; each has an effect of its own on all images."""
     count, rejected, rng, lesion = 300, 0, _rng(), np.arange(120)
     for _ in range(count):
         ease = rng.normal(0.6, 1.2, 120)
         gan = of_gan * rng.normal(size=(3, 1, 1))
-        classifier, other = of_classifier * rng.normal(size=(2, 1, 3, 1))
-        arm = ease + gan + classifier + 0.8 * rng.normal(size=(3, 3, 120)) > 0
-        reference = ease + other + 0.8 * rng.normal(size=(1, 3, 120)) > 0
+        classifier, other = (of_classifier * rng.normal(size=(1, size, 1)) for size in (2, 5))
+        arm = ease + gan + classifier + 0.8 * rng.normal(size=(3, 2, 120)) > 0
+        reference = ease + other + 0.8 * rng.normal(size=(1, 5, 120)) > 0
         found = comparison.paired_difference(arm, reference, lesion, rng=rng, num_resamples=200)
         rejected += found.p_value < 0.05
     # Normal quantiles would reject 16% where GANs alone vary.
@@ -136,11 +153,11 @@ def test_blocks_of_resamples_are_all_of_them_and_small():
 
 
 def test_arms_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="cannot be paired"):
+    with pytest.raises(ValueError, match="cannot be compared"):
         comparison.paired_difference(
-            _draw((2, 3, 10), 1), _draw((1, 2, 10), 1), np.arange(10), rng=_rng()
+            _draw((2, 2, 10), 1), _draw((1, 2, 9), 1), np.arange(10), rng=_rng()
         )
-    with pytest.raises(ValueError, match="cannot be paired"):
+    with pytest.raises(ValueError, match="cannot be compared"):
         comparison.paired_difference(
             _draw((3, 2, 10), 1), _draw((2, 2, 10), 1), np.arange(10), rng=_rng()
         )

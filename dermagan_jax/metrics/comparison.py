@@ -1,4 +1,4 @@
-"""Whether one way to train does better than another: paired differences, and how sure they are."""
+"""Whether one way to train does better than another: differences, and how sure they are."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def _degrees(parts: Sequence[tuple[int, float]]) -> float:
     """Pools the degrees of freedom of the parts of a variance.
 
     Args:
-      parts: the number of lesions, of GANs and of classifiers, each with its part of the variance.
+      parts: the number of lesions, of GANs, of the arm's and of the reference's classifiers, each
+        with its part of the variance.
 
     Source: Satterthwaite, 1946.
     """
@@ -92,7 +93,7 @@ def paired_difference(
     rng: np.random.Generator,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Difference:
-    """Compares two arms on the same images, classifier seed by classifier seed.
+    """Compares two arms on the same images.
 
     Lesions, GAN seeds and classifier seeds vary, each as a whole: images of a lesion are no
     independent draws, nor are classifiers of one GAN. Lesions are drawn anew. To draw n - 1 of n
@@ -101,11 +102,14 @@ def paired_difference(
     Student's t makes good for a part that two or three seeds tell: with a resample's percentiles
     or the normal quantile, three seeds of much influence reject a true null in a sixth of studies.
 
+    Classifiers are not paired by their seed. On real sets two arms' classifiers of one seed do well
+    or badly independently of each other, and in pairs the arm with fewer seeds would leave out some
+    of the other's.
+
     Args:
       arm: [G, C, N] float or bool, a value of each image for each GAN and classifier seed, such as
         whether the prediction was right.
-      reference: [1, C, N], that of the classifiers of the same seeds without a GAN; or [G, C, N],
-        with the same GANs.
+      reference: [1, R, N], that of classifiers without a GAN; or [G, R, N], with the same GANs.
       lesion: [N], the lesion of each image.
       label: [N], to average within each class and then over the classes; None for the mean over
         images.
@@ -122,18 +126,22 @@ def paired_difference(
     counts what lesions and seeds do together once for each of them, as Owen's "pigeonhole
     bootstrap", 2007, does more than that: the intervals are on the wide side.
     """
-    if arm.shape[1:] != reference.shape[1:] or len(reference) not in (1, len(arm)):
-        raise ValueError(f"arms of shapes {arm.shape} and {reference.shape} cannot be paired")
-    values = arm.astype(np.float64) - reference
-    group = np.zeros(values.shape[-1]) if label is None else label
-    scores = _scores(values, group)
-    resampled = _resample(values.mean(axis=(0, 1)), lesion, group, num_resamples, rng)
+    if arm.shape[2] != reference.shape[2] or len(reference) not in (1, len(arm)):
+        raise ValueError(f"arms of shapes {arm.shape} and {reference.shape} cannot be compared")
+    values = arm.mean(axis=(0, 1)) - reference.mean(axis=(0, 1))
+    group = np.zeros(len(values)) if label is None else label
+    resampled = _resample(values, lesion, group, num_resamples, rng)
+    scores, reference_scores = _scores(arm, group), _scores(reference, group)
+    of_gans = scores.mean(axis=1) - reference_scores.mean(axis=1)
     parts = [
         (len(np.unique(lesion)), float(resampled.var(ddof=1))),
-        (scores.shape[0], _variance_of_mean(scores.mean(axis=1))),
-        (scores.shape[1], _variance_of_mean(scores.mean(axis=0))),
+        (len(of_gans), _variance_of_mean(of_gans)),
+        *(
+            (each.shape[1], _variance_of_mean(each.mean(axis=0)))
+            for each in (scores, reference_scores)
+        ),
     ]
-    value, error = float(scores.mean()), math.sqrt(sum(variance for _, variance in parts))
+    value, error = float(of_gans.mean()), math.sqrt(sum(variance for _, variance in parts))
     degrees = _degrees(parts)
     reach = float(stats.t.ppf((1 + intervals.LEVEL) / 2, degrees)) * error
     p_value = _p_value(value, error, degrees)

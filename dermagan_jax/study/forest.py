@@ -30,7 +30,7 @@ class Row:
       value: its difference to the reference.
       low: lower end of the interval.
       high: upper end.
-      seeds: the difference of each pair of seeds.
+      seeds: the difference of each of the arm's classifiers to the reference's mean.
       verdict: in words; None for an arm without one.
     """
 
@@ -68,7 +68,7 @@ def draw(rows: Sequence[Row], path: Path, *, margin: float, phantom: bool) -> Pa
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlabel(
-        f"percentage points\nbars: 95% intervals; dots: seeds\nband: ±{margin:g}",
+        f"percentage points\nbars: 95% intervals; dots: classifiers\nband: ±{margin:g}",
         fontsize=figures.NOTE_POINTS,
     )
     shown = {row.verdict for row in rows}

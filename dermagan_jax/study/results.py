@@ -1,4 +1,4 @@
-"""What the cells of a study say: scores, paired differences, and a verdict for each arm."""
+"""What the cells of a study say: scores, differences, and a verdict for each arm."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _compare_all(
 ) -> None:
     """Writes into the rows how each arm differs from its reference, and what that shows."""
     compared = {
-        arm.name: _compare(logits[arm.name], _paired(logits, arm), test)
+        arm.name: _compare(logits[arm.name], logits[arm.reference], test)
         for arm in arms
         if arm.name != REFERENCE
     }
@@ -152,9 +152,9 @@ def _compare_all(
             continue
         row, found = rows[arm.name], compared[arm.name]
         row["difference"] = dataclasses.asdict(found)
-        row["reference_mean"] = _balanced(rows[arm.reference]["seeds"], row["seeds"])
         # As many classifiers of each: more of them, asked together, do better by that alone.
-        both = logits[arm.name][:1], _paired(logits, arm)[:1]
+        one, count = logits[arm.name][:1], logits[arm.name].shape[1]
+        both = one, logits[arm.reference][:1, :count]
         row["mcnemar_p"] = comparison.mcnemar(*(_together(each) == test.label for each in both))
         if arm.name in adjusted:
             p_value = adjusted[arm.name]
@@ -167,28 +167,15 @@ def _compare_all(
             row["unadjusted_verdict"] = comparison.verdict(found, found.p_value, margin=margin)
 
 
-def _paired(logits: Mapping[str, np.ndarray], arm: Arm) -> np.ndarray:
-    """Returns what the classifiers of an arm's reference say, those of the arm's seeds."""
-    return logits[arm.reference][:, : logits[arm.name].shape[1]]
-
-
 def _compare(
     logits: np.ndarray, reference: np.ndarray, test: prepared.Split
 ) -> comparison.Difference:
-    """Compares [G, C, N, K] logits with their reference's."""
+    """Compares [G, C, N, K] logits with their reference's, [1 or G, R, N, K]."""
     right, reference_right = (each.argmax(axis=-1) == test.label for each in (logits, reference))
     # The same draws for every arm, so that another arm does not change this one's interval.
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
     return comparison.paired_difference(
         right, reference_right, test.lesion, label=test.label, rng=rng
-    )
-
-
-def _balanced(reference: Sequence[Mapping[str, Any]], seeds: Sequence[Mapping[str, Any]]) -> float:
-    """Averages the reference's balanced accuracy over an arm's classifier seeds."""
-    wanted = {seed["classifier_seed"] for seed in seeds}
-    return float(
-        np.mean([row["balanced_accuracy"] for row in reference if row["classifier_seed"] in wanted])
     )
 
 
