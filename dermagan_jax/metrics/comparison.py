@@ -102,9 +102,8 @@ def paired_difference(
     Student's t makes good for a part that two or three seeds tell: with a resample's percentiles
     or the normal quantile, three seeds of much influence reject a true null in a sixth of studies.
 
-    Classifiers are not paired by their seed. On real sets two arms' classifiers of one seed do well
-    or badly independently of each other, and in pairs the arm with fewer seeds would leave out some
-    of the other's.
+    Classifiers are not paired by their seed: two arms' of one seed were seen to do well or badly
+    independently of each other, and pairs would leave out some where one arm has fewer seeds.
 
     Args:
       arm: [G, C, N] float or bool, a value of each image for each GAN and classifier seed, such as
@@ -131,15 +130,12 @@ def paired_difference(
     values = arm.mean(axis=(0, 1)) - reference.mean(axis=(0, 1))
     group = np.zeros(len(values)) if label is None else label
     resampled = _resample(values, lesion, group, num_resamples, rng)
-    scores, reference_scores = _scores(arm, group), _scores(reference, group)
-    of_gans = scores.mean(axis=1) - reference_scores.mean(axis=1)
+    both = _scores(arm, group), _scores(reference, group)
+    of_gans = both[0].mean(axis=1) - both[1].mean(axis=1)
     parts = [
         (len(np.unique(lesion)), float(resampled.var(ddof=1))),
         (len(of_gans), _variance_of_mean(of_gans)),
-        *(
-            (each.shape[1], _variance_of_mean(each.mean(axis=0)))
-            for each in (scores, reference_scores)
-        ),
+        *((each.shape[1], _variance_of_mean(each.mean(axis=0))) for each in both),
     ]
     value, error = float(of_gans.mean()), math.sqrt(sum(variance for _, variance in parts))
     degrees = _degrees(parts)
