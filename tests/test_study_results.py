@@ -91,6 +91,10 @@ def test_words_say_with_what_an_arm_is_compared(runner: _MadeUp) -> None:
     first, filled = (by_name[name] for name in ("A12", "A14"))
     assert said[0].startswith(f"A12 ({first['title']}) ")
     assert said[1].startswith(f"A14 ({filled['title']}), compared with A13, ")
+    assert said[0].endswith(f", adjusted p {first['adjusted_p']:.3f}.")
+    first["adjusted_p"] = 0.0004
+    said = study_report.verdict(document | {"shortcuts": {"probes": []}})
+    assert said[0].endswith(", adjusted p below 0.001.")
 
 
 def test_another_arm_leaves_the_others_intervals(runner: _MadeUp) -> None:

@@ -167,7 +167,11 @@ def _sentence(arm: Mapping[str, Any], margin: float) -> str:
     what = f"{arm['name']} ({arm['title']})"
     if arm["reference"] != REFERENCE:
         what += f", compared with {arm['reference']},"
-    figures_of_it = f"{_points(found['value']):+.1f} points of balanced accuracy, 95% {ends}"
+    # An interval that leaves 0 out may be no evidence, once p is adjusted.
+    figures_of_it = (
+        f"{_points(found['value']):+.1f} points of balanced accuracy, 95% {ends}, "
+        f"adjusted p {_shown_p(arm['adjusted_p'])}"
+    )
     words = {
         "helps": "helps",
         "harms": "harms",
@@ -175,6 +179,10 @@ def _sentence(arm: Mapping[str, Any], margin: float) -> str:
         "no evidence": f"shows neither a difference nor the lack of one, at ±{margin:g} points",
     }
     return f"{what} {words[arm['verdict']]}: {figures_of_it}."
+
+
+def _shown_p(p_value: float) -> str:
+    return f"{p_value:.3f}" if p_value >= 0.001 else "below 0.001"
 
 
 def _verdict_section(folder: Path, document: Mapping[str, Any]) -> Section:
