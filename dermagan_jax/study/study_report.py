@@ -230,8 +230,8 @@ def _mean(arm: Mapping[str, Any]) -> float:
 
 def _arms_section(document: Mapping[str, Any]) -> Section:
     columns = [
-        *("arm", "trained on", "runs", "balanced accuracy", "compared with"),
-        *("difference", "95% low", "95% high", "p, Holm", "p, McNemar", "verdict"),
+        *("arm", "trained on", "balanced accuracy", "difference", "95% low", "95% high"),
+        *("verdict", "compared with", "p, Holm", "p, McNemar", "runs"),
     ]
     rows = [_arm_row(arm) for arm in document["arms"]]
     num_compared = sum("verdict" in arm for arm in document["arms"])
@@ -275,13 +275,13 @@ def _arm_row(arm: Mapping[str, Any]) -> list[Cell]:
     return [
         arm["name"],
         arm["title"],
-        len(arm["seeds"]),
         _mean(arm),
-        arm["reference"] if difference else None,
         *ends,
+        _shown_verdict(arm),
+        arm["reference"] if difference else None,
         arm.get("adjusted_p"),
         arm.get("mcnemar_p"),
-        _shown_verdict(arm),
+        len(arm["seeds"]),
     ]
 
 
