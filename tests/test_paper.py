@@ -46,13 +46,13 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     said = study_report.verdict(
         document | {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}}
     )
-    assert said[0].startswith("P2 () helps: +5.0 points")
-    assert "adjusted over 1 arms, only a difference of about 7.0 points" in said[1]
-    assert "There is one GAN" in said[1]
+    assert said[1].startswith("P2 () helps: +5.0 points")
+    assert "adjusted over 1 arms, only a difference of about 7.0 points" in said[2]
+    assert "There is one GAN" in said[2]
     two = document | {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}, "gan_seeds": [0, 1]}
-    assert "There is one GAN" not in study_report.verdict(two)[1]
+    assert "There is one GAN" not in study_report.verdict(two)[2]
     document["arms"][1]["smallest_found"] = 7.46
-    assert "1 arms, no difference would be found" in study_report.verdict(two)[1]
+    assert "1 arms, no difference would be found" in study_report.verdict(two)[2]
     section = paper.section(document, tmp_path)
     assert section is not None
     (table,) = section.tables

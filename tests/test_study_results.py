@@ -89,12 +89,41 @@ def test_words_say_with_what_an_arm_is_compared(runner: _MadeUp) -> None:
     document, by_name = _summarise(runner, "A1", "A12", "A13", "A14")
     said = study_report.verdict(document | {"shortcuts": {"probes": []}})
     first, filled = (by_name[name] for name in ("A12", "A14"))
-    assert said[0].startswith(f"A12 ({first['title']}) ")
-    assert said[1].startswith(f"A14 ({filled['title']}), compared with A13, ")
-    assert said[0].endswith(f", adjusted p {first['adjusted_p']:.3f}.")
+    assert said[1].startswith(f"A12 ({first['title']}) ")
+    assert said[2].startswith(f"A14 ({filled['title']}), compared with A13, ")
+    assert said[1].endswith(f", adjusted p {first['adjusted_p']:.3f}.")
     first["adjusted_p"] = 0.0004
     said = study_report.verdict(document | {"shortcuts": {"probes": []}})
-    assert said[0].endswith(", adjusted p below 0.001.")
+    assert said[1].endswith(", adjusted p below 0.001.")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (("no evidence", "helps"), "Generated images help here: A14."),
+        (("helps", "harms"), "Generated images help here: A12."),
+        (
+            ("harms", "no evidence"),
+            "No sign that generated images help here; harmful: A12.",
+        ),
+        (
+            ("no difference", "no difference"),
+            "Generated images make no difference here that would matter.",
+        ),
+        (
+            ("no difference", "no evidence"),
+            "No evidence that generated images help here, and none that they harm.",
+        ),
+    ],
+)
+def test_the_first_sentence_is_the_answer(
+    runner: _MadeUp, verdicts: tuple[str, str], said: str
+) -> None:
+    document, by_name = _summarise(runner, "A1", "A12", "A13", "A14")
+    by_name["A12"]["verdict"], by_name["A14"]["verdict"] = verdicts
+    assert study_report.verdict(document | {"shortcuts": {"probes": []}})[0] == said
+    without = document | {"arms": [by_name["A1"]], "shortcuts": {"probes": []}}
+    assert study_report.verdict(without) == ["This study has no arm with generated images."]
 
 
 def test_another_arm_leaves_the_others_intervals(runner: _MadeUp) -> None:

@@ -94,7 +94,7 @@ def notice(document: Mapping[str, Any]) -> str:
 
 
 def verdict(document: Mapping[str, Any]) -> list[str]:
-    """Says what the study found, a paragraph each.
+    """Says what the study found, a paragraph each; the first answers what it asks.
 
     Args:
       document: what results.json holds.
@@ -106,8 +106,7 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
             by_family.setdefault(arm["family"], arm)
     paragraphs = []
     main = [by_family[name] for name in _ASKED if name in by_family]
-    if not main:
-        paragraphs.append("This study has no arm with generated images.")
+    paragraphs.append(_answer(main))
     paragraphs += [_sentence(arm, margin) for arm in main]
     control = by_family.get(NEGATIVE_CONTROL)
     if control and control["verdict"] == "helps":
@@ -119,6 +118,22 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
     if main:
         paragraphs.append(_reach(document, main))
     return paragraphs
+
+
+def _answer(main: Sequence[Mapping[str, Any]]) -> str:
+    """Says in one sentence whether generated images help."""
+    if not main:
+        return "This study has no arm with generated images."
+    names: dict[str, list[str]] = {}
+    for arm in main:
+        names.setdefault(arm["verdict"], []).append(arm["name"])
+    if "helps" in names:
+        return f"Generated images help here: {', '.join(names['helps'])}."
+    if "harms" in names:
+        return f"No sign that generated images help here; harmful: {', '.join(names['harms'])}."
+    if set(names) == {"no difference"}:
+        return "Generated images make no difference here that would matter."
+    return "No evidence that generated images help here, and none that they harm."
 
 
 def _reach(document: Mapping[str, Any], main: Sequence[Mapping[str, Any]]) -> str:
