@@ -102,8 +102,8 @@ def paired_difference(
     Student's t makes good for a part that two or three seeds tell: with a resample's percentiles
     or the normal quantile, three seeds of much influence reject a true null in a sixth of studies.
 
-    Classifiers are not paired by their seed: two arms' of one seed were seen to do well or badly
-    independently of each other, and pairs would leave out some where one arm has fewer seeds.
+    Classifiers are not paired by their seed: no sign was seen that two arms' of one seed do well or
+    badly together, and pairs would leave out some where one arm has fewer seeds.
 
     Args:
       arm: [G, C, N] float or bool, a value of each image for each GAN and classifier seed, such as

@@ -151,7 +151,7 @@ def _check_families(config: ml_collections.ConfigDict) -> None:
     if FILTERED in wanted and not config.filters:
         raise DermaganError(f"config.filters is empty, and config.arms has {FILTERED!r}")
     if MORE_REAL in wanted and not config.more_real_dir:
-        raise DermaganError("config.more_real_dir is empty, and config.arms has 'A9'")
+        raise DermaganError(f"config.more_real_dir is empty, and config.arms has {MORE_REAL!r}")
     for name in (PAPERS_NETWORKS, NETWORKS):
         if name in wanted and not config.networks:
             raise DermaganError(f"config.networks is empty, and config.arms has {name!r}")

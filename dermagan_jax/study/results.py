@@ -153,8 +153,8 @@ def _compare_all(
         row, found = rows[arm.name], compared[arm.name]
         row["difference"] = dataclasses.asdict(found)
         # As many classifiers of each: more of them, asked together, do better by that alone.
-        one, count = logits[arm.name][:1], logits[arm.name].shape[1]
-        both = one, logits[arm.reference][:1, :count]
+        count = logits[arm.name].shape[1]
+        both = logits[arm.name][:1], logits[arm.reference][:1, :count]
         row["mcnemar_p"] = comparison.mcnemar(*(_together(each) == test.label for each in both))
         if arm.name in adjusted:
             p_value = adjusted[arm.name]

@@ -104,10 +104,8 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
     for arm in document["arms"]:
         if "verdict" in arm:
             by_family.setdefault(arm["family"], arm)
-    paragraphs = []
     main = [by_family[name] for name in _ASKED if name in by_family]
-    paragraphs.append(_answer(main))
-    paragraphs += [_sentence(arm, margin) for arm in main]
+    paragraphs = [_answer(main), *(_sentence(arm, margin) for arm in main)]
     control = by_family.get(NEGATIVE_CONTROL)
     if control and control["verdict"] == "helps":
         paragraphs.append(
