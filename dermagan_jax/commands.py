@@ -97,20 +97,14 @@ def study_config(text: str, fields: Sequence[str]) -> ConfigDict:
     from absl import flags
     from ml_collections import config_flags
 
-    path = Path(text.partition(":")[0])
-    if not path.is_file():
-        raise DermaganError(f"{path}: is no file; give a recipe, such as configs/study.py")
+    from dermagan_jax import recipe_files
+
     words = ["dermagan", f"--config={text}", *fields]
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
-    try:
+    with recipe_files.errors_named(words):
+        holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
         _, *others = values(words)
         config = holder.value
-    except flags.Error as error:
-        raise DermaganError(f"--config {text}: {error}") from error
-    except Exception as error:  # A recipe is a program of its own, which may fail in any way.
-        kind = type(error).__name__
-        raise DermaganError(f"--config {text}: {kind}: {error}; mend the recipe") from error
     if others:
         raise DermaganError(
             f"{others[0]!r} is no option; fields of the recipe are given as --config.FIELD=VALUE"

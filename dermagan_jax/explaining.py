@@ -13,11 +13,13 @@ from matplotlib import colormaps
 
 from dermagan_jax import images
 from dermagan_jax.classifier_config import LESION_CNN
+from dermagan_jax.data.pipeline import LabelledImages, eval_batches
 from dermagan_jax.trained_classifier import TrainedClassifier
 
 # The module whose map is looked at, and its method.
 _PAPERS_MAP, _BACKBONES_MAP = ("ConvValid_0", "__call__"), ("backbone", "maps")
 _OVERLAY = 0.45
+_AT_ONCE = 32  # Images: each keeps a network's gradients in memory.
 
 
 def _with_map(
@@ -72,7 +74,11 @@ def grad_cam(trained: TrainedClassifier, image: np.ndarray, label: np.ndarray) -
         heat = jax.image.resize(heat, image.shape[:3], "bilinear")
         return heat / jnp.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-12)
 
-    return np.asarray(jax.jit(maps_of)(image, label))
+    explain = jax.jit(maps_of)
+    batches = eval_batches(LabelledImages(image, label), batch_size=min(len(image), _AT_ONCE))
+    return np.concatenate(
+        [np.asarray(explain(batch["image"], batch["label"]))[:count] for batch, count in batches]
+    )
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from dermagan_jax import (
     memory,
     parallel,
     profiling,
+    recipe_files,
     remote,
     seeds,
     workdir,
@@ -111,7 +112,14 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
     for name in [*names, "seeds"] if several else names:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     flags.mark_flag_as_required("config")
-    app.run(ends_soon(console.reports_errors(main)))
+    app.run(ends_soon(console.reports_errors(main)), flags_parser=_parse)
+
+
+@console.reports_errors
+def _parse(words: list[str]) -> list[str]:
+    """Reads the flags, as absl does, and says in one message what is wrong with them."""
+    with recipe_files.errors_named(words):
+        return flags.FLAGS(words)
 
 
 def ends_soon(command: Callable[..., None]) -> Callable[..., None]:

@@ -97,7 +97,7 @@ def assemble(config: Config, opened: TrainingData) -> TrainingSet:
     synthetic = config["synthetic"]
     description["generated"] = {
         "counts": added.counts(),
-        "sha256": hashlib.sha256(generated.image.tobytes()).hexdigest(),
+        "sha256": _sha256(added),
         "seed": generated.provenance["seed"],
         "checkpoint_step": generated.provenance["checkpoint_step"],
         "shuffled_labels": synthetic["shuffle_labels"],
@@ -113,6 +113,10 @@ def assemble(config: Config, opened: TrainingData) -> TrainingSet:
     return TrainingSet(real, len(real), len(added), description, added, first_steps)
 
 
+def _sha256(images: LabelledImages) -> str:
+    return hashlib.sha256(images.image.tobytes()).hexdigest()
+
+
 def _real_images(real: Config, opened: TrainingData) -> tuple[LabelledImages, dict[str, Any]]:
     """Returns the real images, and what was changed about them."""
     images, changes = opened.train, dict(real)
@@ -125,6 +129,7 @@ def _real_images(real: Config, opened: TrainingData) -> tuple[LabelledImages, di
         extra = extra_images(Path(real["extra_dir"]), opened)
         images = images.joined(extra)
         changes["extra"] = extra.counts()
+        changes["extra_sha256"] = _sha256(extra)
     changes["counts"] = images.counts()
     # Where the images lie says nothing of what they are.
     return images, {name: value for name, value in changes.items() if name != "extra_dir"}

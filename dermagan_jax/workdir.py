@@ -23,7 +23,8 @@ _OF_SEEDS = r"seed_\d+|profile|" + "|".join(map(re.escape, (SEEDS, files.LOCK, D
 # What lies in a folder before a run begins in it: a lock, and data fetched from a store.
 _OF_NO_RUN = frozenset({files.LOCK, DATA})
 
-# What may change between two calls of one run: how long it is, and how often it reports.
+# What may change between two calls of one run: how long it is, how often it reports, and where what
+# it is given lies; what that holds is among the data.
 _MUTABLE = frozenset(
     {
         *(
@@ -38,7 +39,7 @@ _MUTABLE = frozenset(
             "rollbacks",
             "rollback_checkpoints",
         ),
-        *("data_dir", "gan_workdir", "dir"),
+        *("data_dir", "gan_workdir", "dir", "extra_dir", "init_from"),
     }
 )
 

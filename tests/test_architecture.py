@@ -56,7 +56,7 @@ LAYERS = (
         "figures",
         "alarms",
     ),
-    ("images", "files", "lesions", "ranges", "errors", ""),
+    ("images", "files", "lesions", "ranges", "recipe_files", "errors", ""),
 )
 
 # The modules of the package that a module may import, where the row alone would allow more.

@@ -166,10 +166,10 @@ def test_few_real_images_are_compared_with_as_few() -> None:
         ({"classifier_seeds": ("a",)}, r"classifier_seeds is \('a',\); give numbers from 0"),
         ({"gan_seeds": (0, -1)}, r"gan_seeds is \(0, -1\); give numbers from 0"),
         ({"classifier.augmentation": "much"}, "arm A1: augmentation: 'much'; choose one of"),
-        ({"classifier.mixing": "mixmax"}, r"arm A0: config\.mixing is 'mixmax'; known"),
+        ({"classifier.mixing": "mixmax"}, r"arm A0: config\.classifier\.mixing is 'mixmax'; known"),
         (
             {"classifier.model.network": "vgg16"},
-            r"arm A0: config\.model\.network is 'vgg16', and config\.model\.side is not there; "
+            r"arm A0: config\.classifier\.model\.network is 'vgg16', and \S+\.side is not there; "
             r"start from configs/backbone\.py:vgg16",
         ),
         (
@@ -197,11 +197,11 @@ def test_few_real_images_are_compared_with_as_few() -> None:
         ({"gan_seeds": (0, 0)}, r"gan_seeds is \(0, 0\); give numbers from 0, none twice"),
         (
             {"arms": ("A1", "A11"), "networks": ("vgg16",), "network_side": 60},
-            r"A11 vgg16 frozen: config\.model\.side is 60; give a multiple of 32",
+            r"A11 vgg16 frozen: config\.network_side is 60; give a multiple of 32",
         ),
         (
             {"arms": ("A1", "A11"), "networks": ("efficientnet_lite0",), "network_weights": "none"},
-            r"A11 efficientnet_lite0: config\.model\.weights is 'none'",
+            r"A11 efficientnet_lite0: config\.network_weights is 'none'",
         ),
         ({"seeds_per_gan": 0}, "seeds_per_gan is 0; give 1 or more"),
         ({"margin": 0.0}, "margin is 0.0; give a share such as 0.02"),

@@ -141,13 +141,23 @@ def test_scripts_show_their_flags(script: str, tmp_path: Path) -> None:
         assert flag in text
 
 
-@pytest.mark.parametrize("script", ["train_gan.py", "train_classifier.py"])
-def test_scripts_end_bad_input_without_a_traceback(script: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "field", "said"),
+    [
+        ("train_gan.py", "data_dir=nowhere", "nowhere: is no prepared set"),
+        ("train_classifier.py", "data_dir=nowhere", "nowhere: is no prepared set"),
+        ("train_classifier.py", "num_stesp=5", "has no field 'num_stesp'; "),
+    ],
+)
+def test_scripts_end_bad_input_without_a_traceback(
+    script: str, field: str, said: str, tmp_path: Path
+) -> None:
     recipe = "dcgan" if script == "train_gan.py" else "lesion_cnn"
     command = [sys.executable, str(ROOT / script), f"--config={ROOT}/configs/{recipe}.py:smoke"]
-    command += [f"--workdir={tmp_path / 'run'}", "--config.data_dir=nowhere"]
+    command += [f"--workdir={tmp_path / 'run'}", f"--config.{field}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: nowhere: is no prepared set")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert said in done.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from configs import lesion_cnn
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.study import paper, study_report, verdict
@@ -33,6 +35,7 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
         "split_counts": {"train": counts, "test": counts},
         "others": [],
         "gan_seeds": [0],
+        "classifier_seeds": [0, 1],
         "shortcuts": _shortcuts(0.2),
         "arms": [_arm("A1", "A1", [0.4, 0.5])],
     }
@@ -49,6 +52,13 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     assert said[1].startswith("P2 () helps: +5.0 points")
     assert "adjusted over 1 arms, only a difference of about 7.0 points" in said[2]
     assert "There is one GAN" in said[2]
+    assert "There is one classifier seed" not in said[2]
+    one = document | {
+        "margin": 0.02,
+        "num_test": {"images": 4, "lesions": 2},
+        "classifier_seeds": [0],
+    }
+    assert "There is one classifier seed" in study_report.verdict(one)[2]
     two = document | {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}, "gan_seeds": [0, 1]}
     assert "There is one GAN" not in study_report.verdict(two)[2]
     document["arms"][1]["smallest_found"] = 7.46
@@ -71,12 +81,26 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     assert "0.1: 30.0%" in section.figures[-1].alt
 
 
-def _other(folder: Path, recipe: str, accuracies: list[float]) -> str:
+_DATA = {"kind": "real", "recipe": "paper_mix", "leaky": True}
+
+
+def _other(folder: Path, recipe: str, accuracies: list[float], **changes: object) -> str:
     """Writes what a finished study of another set leaves."""
-    there = {"data": {"recipe": recipe, "leaky": False}, "arms": [_arm("A1", "A1", accuracies)]}
+    classifier = json.loads(lesion_cnn.get_config().to_json_best_effort())
+    there = {
+        "data": {"recipe": recipe, "leaky": False, "kind": changes.pop("kind", "real")},
+        "arms": [_arm("A1", "A1", accuracies)],
+        "config": {"classifier": classifier | changes},
+    }
     (folder / recipe).mkdir()
     (folder / recipe / verdict.RESULTS).write_text(json.dumps(there))
     return str(folder / recipe)
+
+
+def _read(*folders: str) -> list[dict[str, Any]]:
+    return paper.read_others(
+        folders, verdict.RESULTS, data=_DATA, classifier=lesion_cnn.get_config()
+    )
 
 
 def test_what_split_and_sources_are_worth_stands_beside_the_gan(tmp_path: Path) -> None:
@@ -90,9 +114,9 @@ def test_what_split_and_sources_are_worth_stands_beside_the_gan(tmp_path: Path) 
         {
             "kind": "real",
             "reference": "A1",
-            "data": {"recipe": "paper_mix", "leaky": True, "counts": counts},
+            "data": _DATA | {"counts": counts},
             "split_counts": {"train": counts},
-            "others": paper.read_others(folders, verdict.RESULTS),
+            "others": _read(*folders),
             "shortcuts": _shortcuts(1.0),
             "arms": [
                 _arm("A1", "A1", [0.63]),
@@ -116,4 +140,24 @@ def test_what_split_and_sources_are_worth_stands_beside_the_gan(tmp_path: Path) 
 
 def test_a_study_to_stand_beside_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(DermaganError, match=r"config\.beside: .* holds no finished study"):
-        paper.read_others([str(tmp_path)], verdict.RESULTS)
+        _read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "said"),
+    [
+        ("bcn500", {"num_steps": 7}, r"has another config\.classifier, so that more than the set"),
+        ("bcn500", {"kind": "phantom"}, "is of phantom images, and this study of real ones"),
+        ("paper_mix", {}, "is of paper_mix as well; name studies of other sets"),
+    ],
+)
+def test_a_study_that_differs_in_more_than_its_set_is_refused(
+    recipe: str, changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    # How often a run reports is no difference.
+    first = _other(tmp_path, "mine", [0.4], log_every_steps=1)
+    assert [each["recipe"] for each in _read(first)] == ["mine"]
+    with pytest.raises(DermaganError, match=rf"config\.beside: .*{said}"):
+        _read(first, _other(tmp_path, recipe, [0.5], **changes))
+    with pytest.raises(DermaganError, match="is of mine as well"):
+        _read(first, first)

@@ -116,7 +116,9 @@ def test_a_damaged_summary_is_named(run: Path, tmp_path: Path) -> None:
         load_classifier(copy)
 
 
-def test_the_papers_network_looks_somewhere(run: Path, phantom_set: Path) -> None:
+def test_the_papers_network_looks_somewhere(
+    run: Path, phantom_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = load_classifier(run)
     image = prepared.load_split(phantom_set, "test").image[:4]
     heat = {
@@ -128,6 +130,11 @@ def test_the_papers_network_looks_somewhere(run: Path, phantom_set: Path) -> Non
         assert each.min() >= 0
         assert set(each.max(axis=(1, 2)).round(5)) <= {0.0, 1.0}
     assert not np.allclose(heat[0], heat[1])
+    # Of many images a few at once.
+    monkeypatch.setattr(explaining, "_AT_ONCE", 3)
+    label = np.array([0, 1, 0, 1])
+    expected = np.where(label[:, None, None] == 0, heat[0], heat[1])
+    np.testing.assert_allclose(explaining.grad_cam(trained, image, label), expected, atol=1e-5)
 
 
 def test_after_a_mean_and_one_layer_heat_is_the_layers_sum_of_maps() -> None:

@@ -47,6 +47,20 @@ def test_a_hospital_with_a_vignette_of_its_own_fires() -> None:
     assert fired["vignette (dark corners)"] > 0.45
 
 
+def test_generated_images_with_a_vignette_of_one_class_fire() -> None:
+    made = _split(400, 0, vignette_of=2)
+    found = {each.name: each for each in probes.probe_generated(made)}
+    assert list(found) == [
+        *("vignette (dark corners)", "mean colour of the border"),
+        "marks at the border (rulers)",
+    ]
+    assert found["vignette (dark corners)"].fires
+    assert not any(each.fires for each in probes.probe_generated(_split(400, 0)))
+    # What was fitted on is not what it is tried on: two images of a class, one of each.
+    assert len(probes.probe_generated(_split(8, 0))) == 3
+    assert probes.probe_generated(_split(4, 0)) == []
+
+
 def test_corners_are_told_apart() -> None:
     image = np.full((1, 16, 16, 3), 200, np.uint8)
     image[0, :2, -2:] = 0

@@ -275,6 +275,8 @@ def test_the_report_works_in_a_browser_on_a_phone_and_a_desk(finished: Path) -> 
             page.on("pageerror", lambda error, told=told: told.append(str(error)))
             page.goto((finished / study_report.REPORT).as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+            # The forest plot begins on the first screen.
+            assert (page.locator("figure").first.bounding_box() or {"y": 800})["y"] < 800
             _sort_and_enlarge(page)
             assert told == []
         browser.close()
@@ -290,6 +292,13 @@ def _sort_and_enlarge(page: Page) -> None:
     assert len(set(values)) > 1
     heading.click()
     assert [float(text) for text in column.all_inner_texts()] == sorted(values, reverse=True)
+    names = arms_table.locator("tbody tr th")
+    for _ in range(2):
+        arms_table.get_by_role("button", name="difference").click()
+        assert names.all_inner_texts()[-1] == "A1"  # It has none.
+    arms_table.locator("th button").first.click()
+    in_order = names.all_inner_texts()
+    assert in_order.index("A2") < in_order.index("A9") < in_order.index("A10 50%")
     dialog = page.locator("dialog")
     assert not dialog.is_visible()
     page.locator("section", has=page.get_by_role("heading", name="Images", exact=True)).locator(
@@ -323,7 +332,7 @@ def test_the_report_says_how_it_was_done(finished: Path) -> None:
     # Where things lie is no part of a result.
     assert str(finished.parent) not in (finished / verdict.RESULTS).read_text()
     assert "Its GAN saw all of the real images" in page.replace("its GAN", "Its GAN")
-    assert "There is one GAN: the intervals hold no variation over GANs" in page
+    assert "There is one GAN: the intervals do not hold how others would differ" in page
     assert "asks the first GAN's classifiers together, and as many of the other arm's" in page
     assert "<th></th>" not in page
     for name in CLASSES:
@@ -336,9 +345,11 @@ def test_generated_images_are_probed_as_real_ones_are(finished: Path) -> None:
     assert {arm["family"] for arm in shown} == {"A1", "A4", "P2"}
     for arm in shown:
         for found in arm["shortcuts"]["generated"]:
-            assert list(found) == list(document["shortcuts"]["looks"]) == list(CLASSES)
+            assert list(found["looks"]) == list(document["shortcuts"]["looks"]) == list(CLASSES)
+            by_name = {each["name"]: each for each in document["shortcuts"]["probes"]}
+            assert [each["name"] for each in found["probes"]] == list(by_name)[1:]
     page = (finished / study_report.REPORT).read_text()
-    assert "P2, GAN 0" in page
+    assert len(re.findall("<th [^>]*>P2, GAN 0</th>", page)) == 3 + len(CLASSES)
 
 
 def _first_section(document: dict[str, Any], out: Path) -> str:
@@ -358,9 +369,12 @@ def test_what_fires_is_on_the_first_screen(finished: Path, tmp_path: Path) -> No
     probes[0] |= {"fires": True, "guessing": 0.25}
     probes[0]["accuracy"] = {"value": 0.7, "low": 0.6, "high": 0.8}
     first = _first_section(document, tmp_path)
-    assert f"Beware: from {probes[0]['name']} alone the class" in first
-    assert "70% (guessing: 25%)" in first
-    assert f"Beware: from {probes[1]['name']}" not in first
+    assert f"is told from {probes[0]['name']} alone with a balanced accuracy of 70% (gu" in first
+    assert probes[1]["name"] not in first
+    probes[2] |= {"fires": True, "accuracy": {"value": 0.4, "low": 0.35, "high": 0.45}}
+    said = study_report.warnings(document["shortcuts"])
+    assert len(said) == 1
+    assert f"of 70%, from {probes[2]['name']} alone with a balanced accuracy of 40% (" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The parts of a study and its recipe: what they are called, who has one, what cannot be read."""
+"""The parts of a study: what they are called, and who has one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import study as study_config
-from dermagan_jax import commands
-from dermagan_jax.errors import DermaganError
 from dermagan_jax.study import cells
 
 _HOLDER = """
@@ -56,37 +54,6 @@ def test_who_comes_second_waits_and_then_writes_too(
         assert not entered.wait(0.1)
     thread.join(timeout=10)
     assert entered.is_set()
-
-
-@pytest.mark.parametrize(
-    ("text", "fields", "message"),
-    [
-        ("configs/nothing.py", [], "configs/nothing.py: is no file; give a recipe"),
-        ("configs/study.py:large", [], "unknown variant 'large'; known: default, paper, smoke"),
-        ("configs/study.py", ["--config.arm=1"], "arm"),
-        ("configs/study.py", ["--config.margin=wide"], "wide"),
-        ("configs/study.py", ["word"], r"'word' is no option; .* given as --config\.FIELD=VALUE"),
-        ("configs/study.py", ["word", "--config.margin=0.1"], "'word' is no option"),
-    ],
-)
-def test_a_recipe_that_cannot_be_read_is_named(text: str, fields: list[str], message: str) -> None:
-    with pytest.raises(DermaganError, match=message):
-        commands.study_config(text, fields)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("def get_config(:", "SyntaxError"),
-        ("import nothing_of_that_name", "ModuleNotFoundError"),
-        ("def get_config():\n    return undefined", "NameError"),
-    ],
-)
-def test_a_recipe_that_fails_is_named(text: str, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "recipe.py"
-    path.write_text(text)
-    with pytest.raises(DermaganError, match=rf"--config .*recipe\.py: {said}: .*mend the recipe"):
-        commands.study_config(str(path), [])
 
 
 def test_a_cells_name_is_what_it_depends_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,7 @@ def test_more_real_images_have_nothing_to_do_with_this_sets(
     assert added[:, 0, 0, 0].tolist() == [4, 5, 6]
     assert chosen.description["real"]["extra"]["actinic_keratosis"] == 3
     assert "extra_dir" not in chosen.description["real"]
+    assert chosen.description["real"]["extra_sha256"] == hashlib.sha256(added).hexdigest()
     manifests[tmp_path] = theirs[:4]
     with pytest.raises(DermaganError, match="no training lesions beyond those of"):
         training_set.assemble(config, opened)

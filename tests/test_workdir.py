@@ -11,6 +11,7 @@ from dermagan_jax import files, workdir
 from dermagan_jax.errors import DermaganError
 
 CONFIG = {"seed": 0, "num_steps": 10, "model": {"width": 8}, "data_dir": "here"}
+PLACES = {"init_from": "here", "real": {"extra_dir": "here"}, "synthetic": {"dir": "here"}}
 DATA = {"train_split_sha256": "abc"}
 
 
@@ -24,6 +25,10 @@ def test_the_same_configuration_may_come_again_longer_and_from_elsewhere(tmp_pat
     _claim(folder, config=CONFIG, data=DATA)
     _claim(folder, config=CONFIG | {"num_steps": 20, "data_dir": "there"}, data=DATA)
     assert json.loads((folder / workdir.CONFIG).read_text())["config"]["num_steps"] == 20
+    # What lies there is among the data.
+    elsewhere = json.loads(json.dumps(PLACES).replace("here", "there"))
+    _claim(tmp_path / "other", config=CONFIG | PLACES, data=DATA)
+    _claim(tmp_path / "other", config=CONFIG | elsewhere, data=DATA)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ class Difference:
       value: the difference of the means over seeds.
       low: lower end of the 95% interval over lesions and seeds.
       high: upper end.
-      p_value: two-sided, of no difference; below 5% where the interval leaves 0 out.
+      p_value: two-sided, of no difference; below 5% where the interval leaves 0 out, and 1 where
+        nothing varies, as with a single lesion, and so nothing tells how sure the difference is.
       error: the standard error.
       degrees: of freedom, of Student's t whose quantile times the error is half the interval.
     """
@@ -140,14 +141,8 @@ def paired_difference(
     value, error = float(of_gans.mean()), math.sqrt(sum(variance for _, variance in parts))
     degrees = _degrees(parts)
     reach = float(stats.t.ppf((1 + intervals.LEVEL) / 2, degrees)) * error
-    p_value = _p_value(value, error, degrees)
+    p_value = float(2 * stats.t.sf(abs(value) / error, degrees)) if error else 1.0
     return Difference(value, value - reach, value + reach, p_value, error, degrees)
-
-
-def _p_value(value: float, error: float, degrees: float) -> float:
-    if error:
-        return float(2 * stats.t.sf(abs(value) / error, degrees))
-    return 0.0 if value else 1.0
 
 
 def smallest_found(difference: Difference, num_compared: int) -> float:

@@ -68,6 +68,12 @@ images. They were trained to find out whether generated images help, and for not
 Research on training with few images. Not for diagnosis, triage or advice, and not for any decision
 about a person.
 
+## Licences
+
+{_licences(document)}
+
+A model trained on these data, and the images that a GAN generates from them, carry their terms.
+
 ## What was found
 
 {findings}
@@ -89,6 +95,10 @@ filter.
 """
 
 
+def _licences(document: Mapping[str, Any]) -> str:
+    return "\n".join(f"* {line}" for line in document["data"]["licences"]) or "* none recorded"
+
+
 def _data_card(document: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     splits = ("train", "validation", "test")
     rows = [
@@ -101,7 +111,6 @@ def _data_card(document: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         for index, name in enumerate(sources["names"])
     ]
     header = ["source", *(name.replace("_", " ") for name in sources["counts"])]
-    licences = "\n".join(f"* {line}" for line in document["data"]["licences"]) or "* none recorded"
     fired = study_report.warnings(document["shortcuts"])
     found = "\n\n".join(fired) or "No probe fired, which does not show that there is no shortcut."
     split = "by image on purpose, so that lesions are in several splits and scores are too high"
@@ -110,6 +119,11 @@ def _data_card(document: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     return f"""# Data card
 
 {study_report.notice(document)}
+
+## Intended use
+
+Research on training with few images, and on images that a GAN generates. Not for diagnosis, triage
+or advice, not for any decision about a person, and not for finding out whose skin it is.
 
 ## Images
 
@@ -120,7 +134,7 @@ Split {split}. Recipe: {document["data"]["recipe"] or "none"}. Content hash of t
 
 ## Licences
 
-{licences}
+{_licences(document)}
 
 Images that a GAN generates from these data carry the same terms.
 

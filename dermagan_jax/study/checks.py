@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,12 @@ _WITHOUT_GENERATED = {
 }
 # How the name of an arm shows what it has from a field.
 _SHOWN = {"ratios": "{:g}", "real_shares": "{:.0%}", "dropout_rates": "{:g}"}
+# A study's fields, by the name that an arm's own change has; other fields are `classifier`'s.
+_STUDYS_NAMES = {
+    "model.weights": "network_weights",
+    "model.side": "network_side",
+    "num_steps": "network_steps",
+}
 _FIELDS_OF_A_STUDY = ("arms", "gan_seeds", "classifier_seeds", "margin", "gan", "classifier")
 
 
@@ -85,9 +92,19 @@ def check(config: ml_collections.ConfigDict) -> None:
             classifier_config.check(own)
             classifier_config.weights_file(own)
         except DermaganError as error:
-            raise DermaganError(f"arm {arm.name}: {error}") from error
+            raise DermaganError(f"arm {arm.name}: {_in_a_study(str(error), arm)}") from error
     for name in config.filters:
         judge(filters.read(name).network, config)
+
+
+def _in_a_study(message: str, arm: Arm) -> str:
+    """Calls the fields of a classifier's configuration as a study's recipe does."""
+
+    def name(field: re.Match[str]) -> str:
+        own = _STUDYS_NAMES.get(field[1]) if field[1] in arm.changes else None
+        return f"config.{own or f'classifier.{field[1]}'}"
+
+    return re.sub(r"\bconfig\.(\w+(?:\.\w+)*)", name, message)
 
 
 def check_data(config: ml_collections.ConfigDict, opened: TrainingData) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import ml_collections
+
 from dermagan_jax import figures
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.study import probes
+from dermagan_jax.study import cells, probes
 from dermagan_jax.study.arms import DROPOUT, PAPERS, REFERENCE
 from dermagan_jax.study.report import Cell, Figure, Section, Table
 
@@ -32,30 +34,53 @@ and the classifiers had seen too, and of pretrained networks without their own p
 """
 
 
-def read_others(folders: Sequence[str], results: str) -> list[dict[str, Any]]:
+def read_others(
+    folders: Sequence[str],
+    results: str,
+    *,
+    data: Mapping[str, Any],
+    classifier: ml_collections.ConfigDict,
+) -> list[dict[str, Any]]:
     """Reads what the reference reached in finished studies of other sets.
 
     Args:
       folders: the studies' folders.
       results: name of the file with a study's results.
+      data: what this study says of its own set.
+      classifier: this study's configuration of the classifier.
 
     Returns:
       Of each its `recipe`, whether it is `leaky`, and the reference's mean `accuracy`.
 
     Raises:
-      DermaganError: a folder holds no finished study.
+      DermaganError: a folder holds no finished study, or one that differs in more than its set.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for folder in folders:
         try:
             document = json.loads((Path(folder) / results).read_text(encoding="utf-8"))
-            data = document["data"]
+            theirs, trained = document["data"], document["config"]["classifier"]
             accuracy = _find(document, REFERENCE)["mean"]["accuracy"]
         except (OSError, ValueError, KeyError, StopIteration) as error:
             raise DermaganError(
                 f"config.beside: {folder} holds no finished study ({error}); name its --out folder"
             ) from error
-        found.append({"recipe": data["recipe"], "leaky": data["leaky"], "accuracy": accuracy})
+        if theirs["kind"] != data["kind"]:
+            raise DermaganError(
+                f"config.beside: {folder} is of {theirs['kind']} images, and this study of "
+                f"{data['kind']} ones; name studies of the same kind"
+            )
+        if cells.key(ml_collections.ConfigDict(trained)) != cells.key(classifier):
+            raise DermaganError(
+                f"config.beside: {folder} has another config.classifier, so that more than the set "
+                "differs; run that study with this one's"
+            )
+        if theirs["recipe"] in (data["recipe"], *(each["recipe"] for each in found)):
+            raise DermaganError(
+                f"config.beside: {folder} is of {theirs['recipe']} as well; name studies of other "
+                "sets"
+            )
+        found.append({"recipe": theirs["recipe"], "leaky": theirs["leaky"], "accuracy": accuracy})
     return found
 
 

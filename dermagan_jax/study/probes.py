@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +31,18 @@ _BORDER = 1 / 16  # Of the side.
 _CORNER = 1 / 8
 _DARK = 40  # Mean of the three channels, of 255.
 _SEED = 0
+
+
+class Labelled(Protocol):
+    """Images with their classes, real or generated: [N, S, S, 3] uint8 and [N] int."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """The images."""
+
+    @property
+    def label(self) -> np.ndarray:
+        """Their classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +144,14 @@ def crosstab(split: prepared.Split) -> tuple[list[str], np.ndarray]:
     return names.tolist(), table
 
 
+# What a frame shows, generated or real.
+_FRAMES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "vignette (dark corners)": corners,
+    "mean colour of the border": border_colour,
+    "marks at the border (rulers)": border_texture,
+}
+
+
 def probe(training: prepared.Split, heldout: prepared.Split) -> list[Probe]:
     """Fits a linear classifier on each thing that is no lesion.
 
@@ -140,26 +160,61 @@ def probe(training: prepared.Split, heldout: prepared.Split) -> list[Probe]:
       heldout: other lesions, what they are tried on.
     """
     sources = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    sources.fit(source_of(training)[:, None])
-    looks: Mapping[str, Any] = {
-        "hospital and archive": lambda split: sources.transform(source_of(split)[:, None]),
-        "vignette (dark corners)": lambda split: corners(split.image),
-        "mean colour of the border": lambda split: border_colour(split.image),
-        "marks at the border (rulers)": lambda split: border_texture(split.image),
-    }
-    # Each class counts alike, as in a balanced accuracy.
-    present, member, count = np.unique(heldout.label, return_inverse=True, return_counts=True)
-    weight = (len(heldout.label) / len(present) / count)[member]
+    seen = sources.fit_transform(source_of(training)[:, None])
+    asked = sources.transform(source_of(heldout)[:, None])
+    labels = training.label, heldout.label
     rng = np.random.default_rng(_SEED)
-    found = []
-    for name, look in looks.items():
-        model = make_pipeline(
-            StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced")
-        )
-        right = model.fit(look(training), training.label).predict(look(heldout)) == heldout.label
-        accuracy = intervals.mean(right * weight, heldout.lesion, rng)
-        found.append(Probe(name, accuracy, 1 / len(present)))
-    return found
+    by_source = _tried("hospital and archive", seen, asked, labels, heldout.lesion, rng)
+    return [by_source, *_frame_probes(training.image, heldout.image, labels, heldout.lesion, rng)]
+
+
+def probe_generated(images: Labelled) -> list[Probe]:
+    """Asks of generated images what `probe` asks of real ones, where it can be asked.
+
+    Half of each class's images are what a probe is fitted on, and the others what it is tried on.
+    """
+    fitted = np.zeros(len(images.label), bool)
+    image, label = images.image, images.label
+    for index in range(NUM_CLASSES):
+        fitted[np.flatnonzero(label == index)[::2]] = True
+    rng = np.random.default_rng(_SEED)
+    labels = label[fitted], label[~fitted]
+    if len(np.unique(labels[0])) < 2 or not len(labels[1]):
+        return []
+    return _frame_probes(image[fitted], image[~fitted], labels, np.flatnonzero(~fitted), rng)
+
+
+def _frame_probes(
+    training: np.ndarray,
+    heldout: np.ndarray,
+    labels: tuple[np.ndarray, np.ndarray],
+    lesion: np.ndarray,
+    rng: np.random.Generator,
+) -> list[Probe]:
+    return [
+        _tried(name, look(training), look(heldout), labels, lesion, rng)
+        for name, look in _FRAMES.items()
+    ]
+
+
+def _tried(
+    name: str,
+    training: np.ndarray,
+    heldout: np.ndarray,
+    labels: tuple[np.ndarray, np.ndarray],
+    lesion: np.ndarray,
+    rng: np.random.Generator,
+) -> Probe:
+    """Fits one probe on [N, D] measurements, and tries it on others, of the given lesions."""
+    fitted_label, label = labels
+    # Each class counts alike, as in a balanced accuracy.
+    present, member, count = np.unique(label, return_inverse=True, return_counts=True)
+    weight = (len(label) / len(present) / count)[member]
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced")
+    )
+    right = model.fit(training, fitted_label).predict(heldout) == label
+    return Probe(name, intervals.mean(right * weight, lesion, rng), 1 / len(present))
 
 
 def accuracy_by_source(split: prepared.Split, right: np.ndarray) -> list[tuple[str, int, float]]:
@@ -194,6 +249,11 @@ def without_vignette(image: np.ndarray) -> np.ndarray:
     return np.stack([images.resize_crop(each, size) for each in inner])
 
 
+def as_json(found: Sequence[Probe]) -> list[dict[str, Any]]:
+    """Returns probes as JSON types."""
+    return [{**dataclasses.asdict(each), "fires": each.fires} for each in found]
+
+
 def describe(training: prepared.Split, heldout: prepared.Split) -> dict[str, Any]:
     """Collects what the probes say, as JSON types.
 
@@ -203,9 +263,7 @@ def describe(training: prepared.Split, heldout: prepared.Split) -> dict[str, Any
     """
     names, table = crosstab(training)
     return {
-        "probes": [
-            {**dataclasses.asdict(each), "fires": each.fires} for each in probe(training, heldout)
-        ],
+        "probes": as_json(probe(training, heldout)),
         "sources": {
             "names": names,
             "counts": {
@@ -223,29 +281,19 @@ def vignettes(image: np.ndarray) -> float:
     return float(((corners(image) > 0.5).sum(axis=1) >= 2).mean())
 
 
-class Labelled(Protocol):
-    """Images with their classes, real or generated: [N, S, S, 3] uint8 and [N] int."""
-
-    @property
-    def image(self) -> np.ndarray:
-        """The images."""
-
-    @property
-    def label(self) -> np.ndarray:
-        """Their classes."""
-
-
 def looks_by_class(images: Labelled) -> dict[str, dict[str, Any]]:
     """Measures the frame of each class's images, so that generated ones stand beside real ones.
 
     Returns:
-      By class name: `vignettes`, the share of images with one, and `border`, the mean colour of the
-      border as three numbers in [0, 255]; of the classes that have images.
+      By class name: `vignettes`, the share of images with one, `border`, the mean colour of the
+      border as three numbers in [0, 255], and `marks`, the mean step between neighbouring pixels
+      along it, in grey levels; of the classes that have images.
     """
     found = {}
     for label, name in enumerate(CLASSES):
         image = images.image[images.label == label]
         if len(image):
             border = border_colour(image).mean(axis=0).tolist()
-            found[name] = {"vignettes": vignettes(image), "border": border}
+            marks = float(border_texture(image).mean())
+            found[name] = {"vignettes": vignettes(image), "border": border, "marks": marks}
     return found

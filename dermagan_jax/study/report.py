@@ -105,6 +105,7 @@ def write_report(
         notice=notice,
         sections=[_section_view(section) for section in sections],
         commands=commands,
+        missing=_MISSING,
         version=dermagan_jax.__version__,
     )
     path = Path(path)

@@ -190,7 +190,13 @@ def _shortcuts(runner: Runner, arm: Arm, test: prepared.Split, right: np.ndarray
             {"source": source, "images": count, "accuracy": accuracy}
             for source, count, accuracy in probes.accuracy_by_source(test, right)
         ],
-        "generated": [probes.looks_by_class(each) for each in runner.generated(arm)],
+        "generated": [
+            {
+                "looks": probes.looks_by_class(each),
+                "probes": probes.as_json(probes.probe_generated(each)),
+            }
+            for each in runner.generated(arm)
+        ],
     }
 
 

@@ -18,14 +18,10 @@ def section(document: Mapping[str, Any]) -> Section:
       document: what results.json holds.
     """
     found = document["shortcuts"]
-    probed: list[list[Cell]] = [
-        [
-            each["name"],
-            *(each["accuracy"][name] for name in ("value", "low", "high")),
-            each["guessing"],
-            "fires" if each["fires"] else "no sign",
-        ]
-        for each in found["probes"]
+    probed = [
+        _probe_row(images, each)
+        for images, shown in [("real, held out", found), *_generated(document)]
+        for each in shown["probes"]
     ]
     sources = found["sources"]
     by_class: list[list[Cell]] = [
@@ -45,13 +41,14 @@ def section(document: Mapping[str, Any]) -> Section:
     return Section(
         "Shortcuts",
         "What gives a class away and is no lesion, by a linear classifier, tried on validation "
-        "lesions. A probe fires where its 95% interval lies 5 points above guessing.\n\n"
+        "lesions; of generated images one half is what it is fitted on, and the other what it is "
+        "tried on. A probe fires where its 95% interval lies 5 points above guessing.\n\n"
         f"Source and class go together with a Cramér's V of {sources['cramers_v']:.2f} (0: not at "
         f"all, 1: wholly). Real images with a vignette: {found['vignettes']:.0%}.",
         tables=[
             Table(
                 "Balanced accuracy without the lesion",
-                ["by", "accuracy", "95% low", "95% high", "guessing", "verdict"],
+                ["images", "by", "accuracy", "95% low", "95% high", "guessing", "verdict"],
                 probed,
             ),
             Table(
@@ -72,17 +69,34 @@ def section(document: Mapping[str, Any]) -> Section:
     )
 
 
+def _generated(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Names the generated images of each arm that is looked at closely, with what they show."""
+    return [
+        (f"{arm['name']}, GAN {seed}", each)
+        for arm in document["arms"]
+        if "shortcuts" in arm
+        for seed, each in zip(document["gan_seeds"], arm["shortcuts"]["generated"], strict=False)
+    ]
+
+
+def _probe_row(images: str, probe: Mapping[str, Any]) -> list[Cell]:
+    return [
+        images,
+        probe["name"],
+        *(probe["accuracy"][name] for name in ("value", "low", "high")),
+        probe["guessing"],
+        "fires" if probe["fires"] else "no sign",
+    ]
+
+
 def _looks_table(document: Mapping[str, Any]) -> Table:
     """Sets the frames of generated images beside those of real ones, class by class."""
     looks = [("real", document["shortcuts"]["looks"])]
-    for arm in document["arms"]:
-        if "shortcuts" in arm:
-            made = zip(document["gan_seeds"], arm["shortcuts"]["generated"], strict=False)
-            looks += [(f"{arm['name']}, GAN {seed}", each) for seed, each in made]
+    looks += [(images, each["looks"]) for images, each in _generated(document)]
     rows: list[list[Cell]] = [
-        [images, name.replace("_", " "), each["vignettes"], *each["border"]]
+        [images, name.replace("_", " "), each["vignettes"], each["marks"], *each["border"]]
         for images, found in looks
         for name, each in found.items()
     ]
-    columns = ["images", "class", "with a vignette", *(f"border, {c}" for c in _COLOURS)]
-    return Table("Vignettes, and the border's mean colour, real and generated", columns, rows)
+    columns = ["images", "class", "with a vignette", "marks", *(f"border, {c}" for c in _COLOURS)]
+    return Table("Frames, real and generated: marks and colours in grey levels", columns, rows)

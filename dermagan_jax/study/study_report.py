@@ -35,7 +35,7 @@ REPORT = "report.html"
 FIGURES = "figures"
 _MOST_POINTS = 100.0
 # Whose verdicts are said in words: the ways to add generated images, not the controls.
-_ASKED = (GENERATED, FILTERED, FIRST, FILLED, PAPERS)
+_ASKED = (GENERATED, FILTERED, NETWORKS, FIRST, FILLED, PAPERS, PAPERS_NETWORKS)
 
 
 def write(
@@ -57,13 +57,14 @@ def write(
       The report's path.
     """
     folder = out / FIGURES
-    papers = paper.section(document, folder)
+    papers, in_words = paper.section(document, folder), _in_words(document)
     return write_report(
         out / REPORT,
         title="Do generated images help?",
         notice=notice(document),
         sections=[
             _verdict_section(folder, document),
+            *([Section("In words", "\n\n".join(in_words))] if in_words else []),
             *([papers] if papers else []),
             _arms_section(document),
             *score_sections.sections(document, folder),
@@ -99,23 +100,31 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
     Args:
       document: what results.json holds.
     """
-    margin = _points(document["margin"])
-    by_family: dict[str, Any] = {}
-    for arm in document["arms"]:
-        if "verdict" in arm:
-            by_family.setdefault(arm["family"], arm)
-    main = [by_family[name] for name in _ASKED if name in by_family]
-    paragraphs = [_answer(main), *(_sentence(arm, margin) for arm in main)]
-    control = by_family.get(NEGATIVE_CONTROL)
-    if control and control["verdict"] == "helps":
+    return [*_first_words(document), *_in_words(document)]
+
+
+def _asked(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Lists the arms with a verdict that answer what a study asks."""
+    return [arm for arm in document["arms"] if "verdict" in arm and arm["family"] in _ASKED]
+
+
+def _first_words(document: Mapping[str, Any]) -> list[str]:
+    """Says the answer, and what should make a reader doubt it."""
+    paragraphs = [_answer(_asked(document))]
+    controls = [arm for arm in document["arms"] if arm["family"] == NEGATIVE_CONTROL]
+    if any(arm["verdict"] == "helps" for arm in controls):
         paragraphs.append(
             "Beware: generated images with shuffled labels help too. What helps is then not what "
             "the images say of their classes."
         )
-    paragraphs += warnings(document["shortcuts"])
-    if main:
-        paragraphs.append(_reach(document, main))
-    return paragraphs
+    return paragraphs + warnings(document["shortcuts"])
+
+
+def _in_words(document: Mapping[str, Any]) -> list[str]:
+    """Says what each arm shows, and how small a difference could have been found."""
+    main = _asked(document)
+    margin = _points(document["margin"])
+    return [*(_sentence(arm, margin) for arm in main), *([_reach(document, main)] if main else [])]
 
 
 def _answer(main: Sequence[Mapping[str, Any]]) -> str:
@@ -147,26 +156,36 @@ def _reach(document: Mapping[str, Any], main: Sequence[Mapping[str, Any]]) -> st
         f"With {tested['images']:,} test images of {tested['lesions']:,} lesions, these seeds and "
         f"p-values adjusted over {num_compared} arms, {what} would be found four times in five."
     )
-    if len(document["gan_seeds"]) == 1:
+    singles = [
+        name
+        for name, seeds in (("GAN", "gan_seeds"), ("classifier seed", "classifier_seeds"))
+        if len(document[seeds]) == 1
+    ]
+    for name in singles:
         text += (
-            " There is one GAN: the intervals hold no variation over GANs, and another could do "
-            "better or worse than they say."
+            f" There is one {name}: the intervals do not hold how others would differ, which could "
+            "do better or worse than they say."
         )
     return text
 
 
 def warnings(shortcuts: Mapping[str, Any]) -> list[str]:
-    """Says which probes fire, a sentence each.
+    """Says which probes fire, in one paragraph; none where none does.
 
     Args:
       shortcuts: what `probes.describe` gives.
     """
-    return [
-        f"Beware: from {each['name']} alone the class of held-out lesions is told with a balanced "
-        f"accuracy of {each['accuracy']['value']:.0%} (guessing: {each['guessing']:.0%}). What a "
-        "classifier scores may be that, and not the lesion."
+    found = [
+        f"from {each['name']} alone with a balanced accuracy of {each['accuracy']['value']:.0%}"
         for each in shortcuts["probes"]
         if each["fires"]
+    ]
+    if not found:
+        return []
+    guessing = shortcuts["probes"][0]["guessing"]
+    return [
+        f"Beware: the class of held-out lesions is told {', '.join(found)} (guessing: "
+        f"{guessing:.0%}). What a classifier scores may be that, and not the lesion."
     ]
 
 
@@ -215,7 +234,7 @@ def _verdict_section(folder: Path, document: Mapping[str, Any]) -> Section:
                 "; ".join(f"{row.name}: {row.value:+.1f} points" for row in rows),
             )
         )
-    return Section("Verdict", "\n\n".join(verdict(document)), figures=drawn)
+    return Section("Verdict", "\n\n".join(_first_words(document)), figures=drawn)
 
 
 def _forest_rows(document: Mapping[str, Any]) -> list[forest.Row]:
@@ -244,15 +263,15 @@ def _mean(arm: Mapping[str, Any]) -> float:
 def _arms_section(document: Mapping[str, Any]) -> Section:
     columns = [
         *("arm", "trained on", "balanced accuracy", "difference", "95% low", "95% high"),
-        *("verdict", "compared with", "p, Holm", "p, McNemar", "runs"),
+        *("verdict", "compared with", "generated images", "p, Holm", "p, McNemar", "runs"),
     ]
     rows = [_arm_row(arm) for arm in document["arms"]]
     num_compared = sum("verdict" in arm for arm in document["arms"])
     text = (
-        "All arms of a network have the same steps, batch and learning rate. A difference is of "
-        "the means over all runs, on the same test images. "
+        "Arms that are compared have the same network, steps, batch and learning rate. A "
+        "difference is of the means over all runs, on the same test images. "
         f"{_who_is_compared(document)}\n\n"
-        "Intervals hold what varies with lesions, GAN seeds and classifier seeds. Holm's method "
+        f"Intervals hold what varies with {_what_varies(document)}, and no more. Holm's method "
         f"adjusts p over the {num_compared} arms that add generated images to what they are "
         "compared with, and these alone have a verdict; what the others show is said without any "
         "adjustment. McNemar's test, a second opinion, asks the first GAN's classifiers together, "
@@ -262,7 +281,16 @@ def _arms_section(document: Mapping[str, Any]) -> Section:
     if chosen["ratio"] is not None:
         text += f"\n\nValidation chose the ratio {chosen['ratio']:g}"
         text += f" and the filter {chosen['filter']}." if chosen["filter"] else "."
+    text += _emptied(document)
     return Section("Arms", text, tables=[Table("Arms, means over seeds", columns, rows)])
+
+
+def _what_varies(document: Mapping[str, Any]) -> str:
+    """Names what a study has several of, whose spread its intervals can hold."""
+    several = ["lesions"]
+    several += ["GAN seeds"] if len(document["gan_seeds"]) > 1 else []
+    several += ["classifier seeds"] if len(document["classifier_seeds"]) > 1 else []
+    return ", ".join(several)
 
 
 def _who_is_compared(document: Mapping[str, Any]) -> str:
@@ -292,10 +320,30 @@ def _arm_row(arm: Mapping[str, Any]) -> list[Cell]:
         *ends,
         _shown_verdict(arm),
         arm["reference"] if difference else None,
+        _num_generated(arm),
         arm.get("adjusted_p"),
         arm.get("mcnemar_p"),
         len(arm["seeds"]),
     ]
+
+
+def _num_generated(arm: Mapping[str, Any]) -> int:
+    """Returns how many generated images an arm has, the mean over GANs."""
+    totals = [sum(counts.values()) for counts in arm["num_generated"] if counts]
+    return round(sum(totals) / len(totals)) if totals else 0
+
+
+def _emptied(document: Mapping[str, Any]) -> str:
+    """Says which classes a filter leaves without a generated image."""
+    found = [
+        f"{arm['name']} has no generated {name.replace('_', ' ')} of GAN {seed}"
+        for arm in document["arms"]
+        if arm["family"] == FILTERED
+        for seed, counts in zip(document["gan_seeds"], arm["num_generated"], strict=True)
+        for name, count in counts.items()
+        if not count and document["data"]["counts"][name]
+    ]
+    return f" A filter lets no image of a class pass: {'; '.join(found)}." if found else ""
 
 
 def _shown_verdict(arm: Mapping[str, Any]) -> str:

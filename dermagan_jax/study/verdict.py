@@ -58,9 +58,11 @@ def run(
       LeakError: splits share lesions that should not.
     """
     checks.check(config)
-    others = paper.read_others(config.beside, RESULTS)
-    _claim(out)
     runner = Runner(config, out)
+    others = paper.read_others(
+        config.beside, RESULTS, data=runner.opened.description(), classifier=config.classifier
+    )
+    _claim(out)
     found = _probe(Path(config.data_dir))
     all_arms, chosen = runner.run()
     document = results.summarise(runner, all_arms, chosen)

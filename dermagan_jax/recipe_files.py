@@ -1,0 +1,73 @@
+"""Reading a recipe, a file such as configs/resgan.py: what can be wrong with it, in one message."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from dermagan_jax.errors import DermaganError
+
+
+def named(words: Sequence[str]) -> str:
+    """Returns the recipe that a command line gives as --config, FILE or FILE:VARIANT; "" for none.
+
+    Args:
+      words: the command line.
+    """
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        found = re.fullmatch(r"--?config(?:=(.*))?", word)
+        if found:
+            return following if found[1] is None else found[1]
+    return ""
+
+
+@contextlib.contextmanager
+def errors_named(words: Sequence[str]) -> Iterator[None]:
+    """Turns whatever goes wrong while the flags of a command line are read into one message.
+
+    Args:
+      words: the command line, the program first.
+
+    Raises:
+      DermaganError: there is no such file, variant, field or flag, a value is of another type, or
+        the recipe itself fails.
+    """
+    text = named(words)
+    path = Path(text.partition(":")[0])
+    if text and not path.is_file():
+        raise DermaganError(f"{path}: is no file; give a recipe, such as one of configs/")
+    try:
+        yield
+    except Exception as error:  # A recipe is a program of its own, which may fail in any way.
+        raise DermaganError(_message(error, text, path)) from error
+
+
+def _message(error: Exception, text: str, path: Path) -> str:
+    first = _first(error)
+    frames = traceback.extract_tb(first.__traceback__)
+    if isinstance(first, SyntaxError) or any(_same(frame.filename, path) for frame in frames):
+        # A recipe says with a ValueError which variants it has.
+        if isinstance(first, ValueError):
+            return f"--config {text}: {first}"
+        return f"--config {text}: {type(first).__name__}: {first}; mend the recipe"
+    if isinstance(error, flags.Error):
+        return f"{str(error).rstrip(' .?')}; --help lists the flags"
+    if isinstance(first, KeyError):
+        return f"--config {text}: has no field {first}; {path} lists its fields"
+    return f"--config {text}: {type(first).__name__}: {first}; mend the recipe"
+
+
+def _first(error: BaseException) -> BaseException:
+    """Returns what an exception came of in the end."""
+    while before := error.__cause__ or error.__context__:
+        error = before
+    return error
+
+
+def _same(filename: str, path: Path) -> bool:
+    return Path(filename).resolve() == path.resolve()
