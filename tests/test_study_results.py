@@ -100,11 +100,12 @@ def test_words_say_with_what_an_arm_is_compared(runner: _MadeUp) -> None:
 @pytest.mark.parametrize(
     ("verdicts", "said"),
     [
-        (("no evidence", "helps"), "Generated images help here: A14."),
-        (("helps", "harms"), "Generated images help here: A12."),
+        (("no evidence", "helps"), "Generated images help here: A14 (t14)."),
+        (("helps", "helps"), "Generated images help here: A12 (t12); A14 (t14)."),
+        (("helps", "harms"), "Generated images help here: A12 (t12); harmful: A14 (t14)."),
         (
             ("harms", "no evidence"),
-            "No sign that generated images help here; harmful: A12.",
+            "No sign that generated images help here; harmful: A12 (t12).",
         ),
         (
             ("no difference", "no difference"),
@@ -120,7 +121,8 @@ def test_the_first_sentence_is_the_answer(
     runner: _MadeUp, verdicts: tuple[str, str], said: str
 ) -> None:
     document, by_name = _summarise(runner, "A1", "A12", "A13", "A14")
-    by_name["A12"]["verdict"], by_name["A14"]["verdict"] = verdicts
+    for name, found in zip(("A12", "A14"), verdicts, strict=True):
+        by_name[name] |= {"verdict": found, "title": name.replace("A", "t")}
     assert study_report.verdict(document | {"shortcuts": {"probes": []}})[0] == said
     without = document | {"arms": [by_name["A1"]], "shortcuts": {"probes": []}}
     assert study_report.verdict(without) == ["This study has no arm with generated images."]

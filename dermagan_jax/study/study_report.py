@@ -131,16 +131,20 @@ def _answer(main: Sequence[Mapping[str, Any]]) -> str:
     """Says in one sentence whether generated images help."""
     if not main:
         return "This study has no arm with generated images."
-    names: dict[str, list[str]] = {}
-    for arm in main:
-        names.setdefault(arm["verdict"], []).append(arm["name"])
-    if "helps" in names:
-        return f"Generated images help here: {', '.join(names['helps'])}."
-    if "harms" in names:
-        return f"No sign that generated images help here; harmful: {', '.join(names['harms'])}."
-    if set(names) == {"no difference"}:
+    found = {arm["verdict"] for arm in main}
+    helpful, harmful = (_named(main, verdict) for verdict in ("helps", "harms"))
+    if helpful:
+        return f"Generated images help here: {helpful}{harmful and f'; harmful: {harmful}'}."
+    if harmful:
+        return f"No sign that generated images help here; harmful: {harmful}."
+    if found == {"no difference"}:
         return "Generated images make no difference here that would matter."
     return "No evidence that generated images help here, and none that they harm."
+
+
+def _named(arms: Sequence[Mapping[str, Any]], verdict: str) -> str:
+    """Names the arms of a verdict, with what each is trained on; "" for none."""
+    return "; ".join(f"{arm['name']} ({arm['title']})" for arm in arms if arm["verdict"] == verdict)
 
 
 def _reach(document: Mapping[str, Any], main: Sequence[Mapping[str, Any]]) -> str:
