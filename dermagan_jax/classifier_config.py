@@ -28,6 +28,7 @@ from dermagan_jax.state import ClassifierState, NetState, create_classifier_stat
 LESION_CNN, LITE0 = "lesion_cnn", "efficientnet_lite0"
 NETWORKS = (LESION_CNN, *BACKBONES)
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
+CONSTANT, COSINE = "constant", "cosine"
 
 Config = Mapping[str, Any]
 
@@ -65,6 +66,7 @@ def check(config: Config) -> None:
     ranges.require(config, _RANGES)
     find_policy(config["augmentation"])
     find_mixer(config["mixing"])
+    _check_schedule(config)
     if model["network"] not in NETWORKS:
         known = ", ".join(map(repr, NETWORKS))
         raise DermaganError(f"config.model.network is {model['network']!r}; known: {known}")
@@ -90,6 +92,20 @@ def check(config: Config) -> None:
         )
 
 
+def _check_schedule(config: Config) -> None:
+    optimizer, steps = config["optimizer"], config["num_steps"]
+    schedule, warmup = (optimizer.get(name) for name in ("schedule", "warmup_steps"))
+    if schedule not in (None, CONSTANT, COSINE):
+        raise DermaganError(
+            f"config.optimizer.schedule is {schedule!r}; known: {CONSTANT!r}, {COSINE!r}"
+        )
+    if schedule == COSINE and not 0 <= warmup < steps:
+        raise DermaganError(
+            f"config.optimizer.warmup_steps is {warmup}; give a number from 0, below the "
+            f"{steps} of config.num_steps"
+        )
+
+
 def make_model(config: Config) -> nn.Module:
     """Builds the classifier that a configuration's `model` part describes."""
     model = config["model"]
@@ -105,11 +121,20 @@ def make_model(config: Config) -> nn.Module:
     )
 
 
+def _learning_rate(config: Config) -> optax.ScalarOrSchedule:
+    optimizer = config["optimizer"]
+    rate = optimizer["learning_rate"]
+    if optimizer.get("schedule", CONSTANT) == CONSTANT:
+        return rate
+    steps = config["num_steps"]
+    return optax.warmup_cosine_decay_schedule(0.0, rate, optimizer["warmup_steps"], steps)
+
+
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Builds Adam, which leaves a frozen network alone."""
     optimizer = config["optimizer"]
     adam = optax.adam(
-        optimizer["learning_rate"],
+        _learning_rate(config),
         b1=optimizer["b1"],
         b2=optimizer["b2"],
         eps=optimizer["epsilon"],

@@ -55,6 +55,45 @@ def test_names_are_known_before_anything_runs(field: str, message: str) -> None:
         classifier_config.check(config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "linear"}, r"optimizer\.schedule is 'linear'; known: 'constant', 'cosine'"),
+        (
+            {"schedule": "cosine", "warmup_steps": 10},
+            r"optimizer\.warmup_steps is 10; give a number from 0, below the 10 of config\.num_st",
+        ),
+        ({"schedule": "cosine", "warmup_steps": -1}, r"optimizer\.warmup_steps is -1; give"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_named(changes: dict[str, object], message: str) -> None:
+    config = _lite0()
+    config.num_steps = 10
+    config.optimizer.update(changes)
+    with pytest.raises(DermaganError, match=message):
+        classifier_config.check(config)
+
+
+def test_a_cosine_rate_rises_and_falls_to_nothing() -> None:
+    config = _lite0(frozen=False)
+    config.num_steps = 20
+    config.optimizer.update({"schedule": "cosine", "warmup_steps": 4, "learning_rate": 0.5})
+    tx = classifier_config.make_optimizer(config)
+    params = {"weight": jnp.ones(())}
+    state, moved = tx.init(params), []
+    for _ in range(21):
+        updates, state = tx.update(params, state, params)
+        moved.append(-float(updates["weight"]))
+    # Adam moves by the rate where all gradients are the same.
+    np.testing.assert_allclose(moved[:5], [0, 0.125, 0.25, 0.375, 0.5], rtol=1e-4)
+    np.testing.assert_allclose(moved[12], 0.25, rtol=1e-4)  # Half of the way down.
+    np.testing.assert_allclose(moved[20], 0, atol=1e-7)
+    config.optimizer.schedule = "constant"
+    constant = classifier_config.make_optimizer(config)
+    updates, _ = constant.update(params, constant.init(params), params)
+    np.testing.assert_allclose(updates["weight"], -0.5, rtol=1e-4)
+
+
 def test_another_network_needs_its_fields() -> None:
     config = lesion_cnn.get_config()
     config.model.network = "vgg16"
