@@ -94,12 +94,12 @@ def check(config: Config) -> None:
 
 def _check_schedule(config: Config) -> None:
     optimizer, steps = config["optimizer"], config["num_steps"]
-    schedule, warmup = (optimizer.get(name) for name in ("schedule", "warmup_steps"))
-    if schedule not in (None, CONSTANT, COSINE):
+    schedule, warmup = optimizer.get("schedule", CONSTANT), optimizer.get("warmup_steps", 0)
+    if schedule not in (CONSTANT, COSINE):
         raise DermaganError(
             f"config.optimizer.schedule is {schedule!r}; known: {CONSTANT!r}, {COSINE!r}"
         )
-    if schedule == COSINE and not 0 <= warmup < steps:
+    if not 0 <= warmup < steps:
         raise DermaganError(
             f"config.optimizer.warmup_steps is {warmup}; give a number from 0, below the "
             f"{steps} of config.num_steps"
