@@ -32,6 +32,7 @@ CONSTANT, COSINE = "constant", "cosine"
 
 Config = Mapping[str, Any]
 
+_FIELDS = ("seed", "model", "real", "synthetic", "mixing", "optimizer")
 _RANGES: Mapping[str, ranges.Range] = {
     **ranges.ADAM,
     **dict.fromkeys(
@@ -41,7 +42,8 @@ _RANGES: Mapping[str, ranges.Range] = {
         ),
         ranges.FROM_1,
     ),
-    **dict.fromkeys(("seed", "steps_per_call"), ranges.FROM_0),
+    "seed": ranges.SEED,
+    "steps_per_call": ranges.FROM_0,
     "model.dropout_rate": ranges.SHARE,
 }
 
@@ -62,8 +64,10 @@ def check(config: Config) -> None:
     Raises:
       DermaganError: naming the field and the values that it may have.
     """
+    ranges.require_fields(config, _FIELDS, whose="classifier's", example="configs/lesion_cnn.py")
     model = config["model"]
     ranges.require(config, _RANGES)
+    find_precision(config["precision"])
     find_policy(config["augmentation"])
     find_mixer(config["mixing"])
     _check_schedule(config)

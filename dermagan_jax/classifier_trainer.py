@@ -59,6 +59,7 @@ def train(
       LeakError: the GAN was trained on other lesions than this set's training split.
       TrainingError: the loss is no longer finite; the last good checkpoint stays.
     """
+    _check(config)
     tracer = Tracer(profile, run_folder / "profile")
     return _train(config, {config.seed: run_folder}, tracer)[config.seed]
 
@@ -89,6 +90,7 @@ def train_seeds(
       DermaganError, LeakError: as `train`.
       TrainingError: the loss of some seeds is no longer finite; the others were trained to the end.
     """
+    _check(config)
     workdir.claim_seeds(folder)
     folders = {seed: workdir.seed_folder(folder, seed) for seed in seeds}
     summaries = _train(config, folders, Tracer(profile, folder / "profile"))
@@ -97,12 +99,15 @@ def train_seeds(
     return found
 
 
+def _check(config: ml_collections.ConfigDict) -> None:
+    classifier_config.check(config)
+    training_set.check(config)
+
+
 def _train(
     config: ml_collections.ConfigDict, folders: Mapping[int, Path], tracer: Tracer
 ) -> dict[int, dict[str, Any]]:
     """Trains the seeds side by side, each into its folder; returns their summaries."""
-    classifier_config.check(config)
-    training_set.check(config)
     with find_precision(config.precision).applied(), contextlib.ExitStack() as opened_runs:
         opened = open_for_training(config.data_dir, image_size=config.model.image_size)
         chosen = training_set.assemble(config, opened)
@@ -111,13 +116,15 @@ def _train(
         sizes = parallel.read_mesh(config.mesh, "seed")
         meshes = parallel.share_devices(len(folders), config.batch_size, sizes=sizes)
 
+        # Whatever cannot be read is refused before anything is written.
+        program = Program(config)
+
         def claim() -> None:
             for seed, folder in folders.items():
                 mine = workdir.claimed(folder, config=configs[seed], data=data)
                 opened_runs.enter_context(mine)
 
         hosts.on_primary(claim)
-        program = Program(config)
         runs = []
         for mesh, (seed, folder) in zip(meshes, folders.items(), strict=True):
             document = {"config": configs[seed], "data": data, "classes": list(CLASSES)}

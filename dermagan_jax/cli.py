@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dermagan_jax
-from dermagan_jax import commands, console
+from dermagan_jax import commands, console, ranges
 from dermagan_jax.errors import DermaganError
 
 _PROLOGUE = """\
@@ -98,16 +98,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.reports_errors(_run)(options)
 
 
-# The least that an option may be, whichever command has it.
-_LEAST = {"seed": 0, "workers": 1, "per_class": 1, "step": 0}
+# What an option may be, whichever command has it.
+_RANGES = {
+    "seed": ranges.SEED,
+    **dict.fromkeys(("workers", "per_class"), ranges.FROM_1),
+    "step": ranges.FROM_0,
+    **dict.fromkeys(("test_per_class", "train_per_class"), ranges.Range(0, 1e9)),
+}
 
 
 def _run(options: argparse.Namespace) -> None:
-    for name, least in _LEAST.items():
+    for name, allowed in _RANGES.items():
         number = getattr(options, name, None)
-        if number is not None and number < least:
-            option = f"--{name.replace('_', '-')}"
-            raise DermaganError(f"{option} is {number}; give a number from {least}")
+        if number is not None and number not in allowed:
+            raise DermaganError(f"--{name.replace('_', '-')} is {number}; give {allowed}")
     options.run(options)
 
 

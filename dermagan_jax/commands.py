@@ -109,6 +109,7 @@ def study_config(text: str, fields: Sequence[str]) -> ConfigDict:
         raise DermaganError(
             f"{others[0]!r} is no option; fields of the recipe are given as --config.FIELD=VALUE"
         )
+    recipe_files.expand_home(config)
     return config
 
 
@@ -117,8 +118,9 @@ def generate(options: argparse.Namespace) -> None:
     from dermagan_jax import generated_images, images, latent_walks, synthesis
 
     _ready_jax(options)
-    trained = synthesis.load_gan(options.gan.expanduser(), step=options.step)
     out = options.out.expanduser()
+    generated_images.require_free(out)
+    trained = synthesis.load_gan(options.gan.expanduser(), step=options.step)
     generated = synthesis.generate(
         trained,
         per_class=options.per_class,

@@ -17,6 +17,7 @@ from dermagan_jax import (
     classifier_trainer,
     console,
     figures,
+    files,
     gan_trainer,
     generated_images,
     images,
@@ -24,11 +25,16 @@ from dermagan_jax import (
 )
 from dermagan_jax.data import prepared
 from dermagan_jax.data.prepare import prepare
+from dermagan_jax.errors import DermaganError
 from dermagan_jax.lesions import CLASSES, NUM_CLASSES
 from dermagan_jax.study.report import Figure, Section, Table, write_report
 from dermagan_jax.writers import METRICS_FILE, read_metrics
 
 ARMS = ("real images", "real and generated images")
+_FOLDERS = {ARMS[0]: "cnn_real", ARMS[1]: "cnn_real_and_generated"}
+_REPORT = "report.html"
+# What a demo's folder holds; anything else is not ours to write beside.
+_OURS = frozenset({"data", "gan", "generated", "figures", _REPORT, *_FOLDERS.values()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +72,7 @@ def run(out: Path, *, seed: int, short: bool) -> Path:
     Raises:
       DermaganError: when `out` holds something else or cannot be written.
     """
+    _claim(out)
     scale = SHORT if short else FULL
     report = _timed("1/5 prepare phantoms", lambda: _prepare(out, scale, seed))
     gan_summary = _timed("2/5 train a GAN for all classes", lambda: _train_gan(out, scale, seed))
@@ -77,7 +84,7 @@ def run(out: Path, *, seed: int, short: bool) -> Path:
     (out / "figures").mkdir(exist_ok=True)
     header, rows = _comparison(summaries)
     print(console.table(header, rows))
-    path = out / "report.html"
+    path = out / _REPORT
     write_report(
         path,
         title="DermaGAN demo: do generated phantoms help?",
@@ -100,6 +107,14 @@ def _timed(title: str, work: Callable[[], Any]) -> Any:
     result = work()
     print(f"   {time.monotonic() - start:.0f} s", flush=True)
     return result
+
+
+def _claim(out: Path) -> None:
+    """Refuses a folder that holds what no demo wrote, such as another report."""
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    others = sorted(name for name in names - _OURS if not files.is_partial(name))
+    if others:
+        raise DermaganError(f"{out}: holds {others[0]}, which is no demo's; name another --out")
 
 
 def _prepare(out: Path, scale: Scale, seed: int) -> dict[str, Any]:
@@ -140,7 +155,7 @@ def _set_data(config: ConfigDict, out: Path, seed: int) -> None:
 
 
 def _arm_folder(out: Path, arm: str) -> Path:
-    return out / ("cnn_real" if arm == ARMS[0] else "cnn_real_and_generated")
+    return out / _FOLDERS[arm]
 
 
 def _comparison(summaries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -29,6 +29,7 @@ SCHEDULES = ("constant", "linear")
 
 Config = Mapping[str, Any]
 
+_FIELDS = ("conditioning", "model", "loss", "optimizer", "watch", "total_kimg")
 _RANGES: Mapping[str, ranges.Range] = {
     **ranges.ADAM,
     **dict.fromkeys(
@@ -42,12 +43,13 @@ _RANGES: Mapping[str, ranges.Range] = {
     ),
     **dict.fromkeys(
         (
-            *("seed", "num_steps", "total_kimg", "others_kimg", "steps_per_call", "rollbacks"),
+            *("num_steps", "total_kimg", "others_kimg", "steps_per_call", "rollbacks"),
             *("model.convs", "model.d_convs", "model.latent_degrees"),
             *("optimizer.d_learning_rate", "r1", "r2", "ema_half_life_kimg", "watch.patience"),
         ),
         ranges.FROM_0,
     ),
+    "seed": ranges.SEED,
     "ada_kimg": ranges.ABOVE_0,
     "label_smoothing": ranges.SHARE,
 }
@@ -89,18 +91,21 @@ def check(config: Config) -> None:
     Raises:
       DermaganError: naming the field and the values that it may have.
     """
+    ranges.require_fields(config, _FIELDS, whose="GAN's", example="configs/resgan.py")
     _one_of("conditioning", config["conditioning"], CONDITIONINGS)
     _one_of("model.architecture", architecture(config), ARCHITECTURES)
     _one_of("model.discriminator", discriminator(config), DISCRIMINATORS)
     _one_of("loss", config["loss"], tuple(losses.ADVERSARIAL))
     _one_of("optimizer.schedule", config["optimizer"]["schedule"], SCHEDULES)
     make_augmentation(config["augment"])
+    precision(config)
     _check_numbers(config)
     if config["loss"] == "relativistic" and config["label_smoothing"] > 0:
         raise DermaganError(
             f"config.label_smoothing is {config['label_smoothing']}; give 0 with the relativistic "
             "loss, which it would leave without a lower bound"
         )
+    _check_transition(config)
     _check_others(config)
     _check_networks(config)
 
@@ -122,6 +127,19 @@ def _check_numbers(config: Config) -> None:
         raise DermaganError(
             f"config.num_steps is {config['num_steps']} and config.total_kimg "
             f"{config['total_kimg']}; give one of them a number above 0 and the other 0"
+        )
+
+
+def _check_transition(config: Config) -> None:
+    ends = config.get("transition_kimg", (0.0, 0.0))
+    if (
+        len(ends) != 2
+        or not all(isinstance(end, int | float) for end in ends)
+        or not (0 <= ends[0] <= ends[1] < math.inf)
+    ):
+        raise DermaganError(
+            f"config.transition_kimg is {tuple(ends)}; give two numbers from 0, the second the "
+            "greater, such as (25.0, 75.0)"
         )
 
 

@@ -80,6 +80,17 @@ class Generated:
         )
 
 
+def require_free(out: Path) -> None:
+    """Refuses a folder that `write_folder` would refuse, whatever the images.
+
+    Raises:
+      DermaganError: `out` is a file, or holds what no call of `dermagan generate` made.
+    """
+    is_ours = any((out / name).is_file() for name in (PROVENANCE, _CLAIM))
+    if not is_ours and out.exists() and not (out.is_dir() and files.is_empty(out)):
+        raise DermaganError(f"{out}: exists and was not made by `dermagan generate`; name another")
+
+
 def write_folder(generated: Generated, out: Path) -> None:
     """Writes images as PNG in class folders, with manifest, provenance and a grid.
 
@@ -189,8 +200,7 @@ def _require_ours(out: Path, provenance: Mapping[str, Any]) -> None:
             raise DermaganError(
                 f"{out}: holds images of another checkpoint, seed or number; name another folder"
             )
-    elif out.exists() and not (out.is_dir() and files.is_empty(out)):
-        raise DermaganError(f"{out}: exists and was not made by `dermagan generate`; name another")
+    require_free(out)
 
 
 def _make_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -39,6 +40,8 @@ def meet(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
             "--coordinator, --num_processes and --process_id go together; give all three, or none "
             "under SLURM, Open MPI, a Kubernetes JobSet or on a Cloud TPU"
         )
+    if coordinator and not re.fullmatch(r".+:\d+", coordinator):
+        raise DermaganError(f"--coordinator is {coordinator!r}; give HOST:PORT")
     try:
         if coordinator:
             jax.distributed.initialize(coordinator, num_processes, process_id)

@@ -77,8 +77,9 @@ def run(train: Train, show: Show, *, several: tuple[Train, Show] | None = None) 
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
-            raise app.UsageError(f"unknown argument {argv[1]!r}; values are given as --flag=VALUE")
+            raise DermaganError(f"unknown argument {argv[1]!r}; values are given as --flag=VALUE")
         config, folder = _CONFIG.value, console.folder(_WORKDIR.value)
+        recipe_files.expand_home(config)
         profile = profiling.parse(_PROFILE.value)
         chosen = seeds.parse(flags.FLAGS.seeds) if several else []
         memory.keep_freed_memory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dermagan_jax.errors import DermaganError
@@ -33,6 +33,7 @@ class Range:
 
 
 FROM_0, FROM_1, ABOVE_0, SHARE = Range(0), Range(1), Range(0, above=True), Range(0, 1)
+SEED = Range(0, 1e18)
 
 ADAM: Mapping[str, Range] = {
     "optimizer.learning_rate": ABOVE_0,
@@ -41,6 +42,28 @@ ADAM: Mapping[str, Range] = {
     "optimizer.epsilon": FROM_0,
 }
 """What Adam takes."""
+
+
+def require_fields(
+    config: Mapping[str, Any], names: Sequence[str], *, whose: str, example: str
+) -> None:
+    """Refuses the recipe of something else.
+
+    Args:
+      config: what was read.
+      names: of fields that it must have.
+      whose: what it should be of, such as `a study's`.
+      example: a recipe that is.
+
+    Raises:
+      DermaganError: naming a field that it lacks.
+    """
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise DermaganError(
+            f"--config: the recipe has no field {missing[0]!r}, so it is no {whose}; give one such "
+            f"as {example}"
+        )
 
 
 def require(config: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:

@@ -8,9 +8,18 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import ml_collections
 from absl import flags
 
 from dermagan_jax.errors import DermaganError
+
+# The fields that name files or folders, in whatever part of a recipe.
+_PATHS = frozenset(
+    {
+        *("data_dir", "gan_workdir", "dir", "extra_dir", "init_from"),
+        *("more_real_dir", "beside"),
+    }
+)
 
 
 def named(words: Sequence[str]) -> str:
@@ -45,6 +54,24 @@ def errors_named(words: Sequence[str]) -> Iterator[None]:
         yield
     except Exception as error:  # A recipe is a program of its own, which may fail in any way.
         raise DermaganError(_message(error, text, path)) from error
+
+
+def expand_home(config: ml_collections.ConfigDict) -> None:
+    """Replaces a leading ~ in the fields of a recipe that name files or folders."""
+    for name in config:
+        value = config[name]
+        if isinstance(value, ml_collections.ConfigDict):
+            expand_home(value)
+        elif name in _PATHS and isinstance(value, str):
+            config[name] = _from_home(value)
+        elif name in _PATHS and isinstance(value, tuple):
+            config[name] = tuple(map(_from_home, value))
+
+
+def _from_home(value: object) -> object:
+    # An address in a store, such as gs://…, would not come through a Path unchanged.
+    is_home = isinstance(value, str) and value.startswith("~")
+    return str(Path(str(value)).expanduser()) if is_home else value
 
 
 def _message(error: Exception, text: str, path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -207,7 +208,7 @@ def generate(
     counts = dict.fromkeys(CLASSES, per_class) if isinstance(per_class, int) else per_class
     if min(counts.values()) < 0 or not any(counts.values()):
         raise DermaganError(f"images per class is {per_class}; give a number above 0")
-    if truncation < 0 or (truncation and gan_config.latent_degrees(trained.config)):
+    if not 0 <= truncation < math.inf or (truncation and gan_config.latent_degrees(trained.config)):
         raise DermaganError(
             f"truncation is {truncation}; give a number above 0 and a GAN of normal latents, or 0"
         )

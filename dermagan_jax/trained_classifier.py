@@ -44,13 +44,18 @@ def load_classifier(folder: Path) -> TrainedClassifier:
     Raises:
       DermaganError: `folder` is no classifier's.
     """
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        latest = checkpoints.latest_step()
+        made = {} if latest is None else checkpoints.restore_config(latest)
+    if latest is None or "synthetic" not in made.get("config", {}):
+        of_seeds = sorted(path.parent for path in folder.glob(f"seed_*/{workdir.CONFIG}"))
+        what = f"those of several seeds, such as {of_seeds[0]}" if of_seeds else "no classifier's"
+        raise DermaganError(
+            f"{folder}: holds {what}; name the workdir of one that train_classifier.py made"
+        )
     with Checkpoints(folder, best_metric="loss", read_only=True) as checkpoints:
-        step = checkpoints.best_step()
-        config = {} if step is None else checkpoints.restore_config(step)
-        if step is None or "synthetic" not in config.get("config", {}):
-            raise DermaganError(
-                f"{folder}: is not a classifier's workdir; name one that train_classifier.py made"
-            )
+        step = checkpoints.best_step() or latest
+        config = checkpoints.restore_config(step)
         stored = checkpoints.restore_arrays(step, "state")["net"]
     run = config["config"]
     return TrainedClassifier(

@@ -49,6 +49,13 @@ class Watch:
         self.forget()
         self._patience = patience
         self._extractor = find_extractor(features)
+        if (sha256 := self._extractor.train_split_sha256) is not None:
+            prepared.require_train_split(
+                sha256,
+                prepared.load_report(data_dir)["split_hashes"]["train"],
+                f"config.watch.features={features}",
+                "name a classifier that was trained on this set",
+            )
         self._heldout = self._extractor.features_of(
             prepared.load_split(data_dir, "validation"), label="validation images"
         )

@@ -22,7 +22,7 @@ LAYERS = (
     ("study",),
     (
         *("gan_trainer", "gan_runs", "rollbacks", "pretraining", "watching"),
-        *("classifier_trainer", "classifier_runs", "launch"),
+        *("classifier_trainer", "classifier_runs", "launch", "recipe_files"),
     ),
     (
         *("data", "checkpoints", "compilation", "console", "features", "memory", "synthesis"),
@@ -56,7 +56,7 @@ LAYERS = (
         "figures",
         "alarms",
     ),
-    ("images", "files", "lesions", "ranges", "recipe_files", "errors", ""),
+    ("images", "files", "lesions", "ranges", "errors", ""),
 )
 
 # The modules of the package that a module may import, where the row alone would allow more.

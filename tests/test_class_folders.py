@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,27 @@ def test_class_folders_with_lesions(tmp_path: Path) -> None:
     write_table(root / "lesions.csv", ["file", "lesion_id"], [*rows, ["melanoma/a.jpg", ""]])
     listing = sources.read_source("folder", str(root))
     assert [r.lesion_id for r in listing.records] == [None, "L1", "L1", None]
-    assert ["1 files it names are not there" in warning for warning in listing.warnings] == [True]
+    gone, omitted = listing.warnings
+    assert "1 files it names are not there, such as BCC/gone.png" in gone
+    assert "gives no lesion to 2 images, such as Actinic Keratosis/x.webp" in omitted
+
+
+def test_a_table_of_lesions_that_names_no_image_is_refused(tmp_path: Path) -> None:
+    root = make_class_folders(tmp_path)
+    # As Windows writes paths, and bare names.
+    for name in ("BCC\\b.png", "b.png"):
+        write_table(root / "lesions.csv", ["file", "lesion_id"], [[name, "L1"]])
+        with pytest.raises(
+            DermaganError, match=r"lesions\.csv: gives none of the images a lesion, such as"
+        ):
+            sources.read_source("folder", str(root))
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    root = make_class_folders(tmp_path)
+    Path(os.fsdecode(bytes(root / "BCC") + b"/\xff.png")).write_bytes(b"")
+    with pytest.raises(DermaganError, match=r"holds 'BCC/\\udcff\.png', a name that is no UTF-8"):
+        sources.read_source("folder", str(root))
 
 
 def test_class_folders_keep_every_image_apart(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from golden.formula import formula
 from ml_collections import ConfigDict
 
-from configs import backbone, lesion_cnn
+from configs import backbone, dcgan, lesion_cnn, resgan, study
 from dermagan_jax import classifier_config, classifier_trainer
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.nets import backbones, pretrained
@@ -92,6 +92,13 @@ def test_a_cosine_rate_rises_and_falls_to_nothing() -> None:
     constant = classifier_config.make_optimizer(config)
     updates, _ = constant.update(params, constant.init(params), params)
     np.testing.assert_allclose(updates["weight"], -0.5, rtol=1e-4)
+
+
+def test_a_gans_recipe_is_no_classifiers(tmp_path: Path) -> None:
+    for recipe in (dcgan, resgan, study):
+        with pytest.raises(DermaganError, match="so it is no classifier's; give one such as conf"):
+            classifier_trainer.train(recipe.get_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_network_needs_its_fields() -> None:

@@ -83,6 +83,10 @@ def _study(recipe: str, *fields: str) -> list[str]:
         (["prepare", "--source", "phantom=5", "--out", "x", "--recipe", "bcn500"], "isic2019"),
         (["prepare", "--source", "phantom=5", "--out", "x", "--recipe", "r.json"], "r.json"),
         (["prepare", "--source", "phantom=5", "--out", "x", "--cap", "nevus=3"], "nevus=3"),
+        (
+            ["prepare", "--source", "phantom=5", "--out", "x", "--test-per-class", "9" * 20],
+            "--test-per-class is 99999999999999999999; give a number from 0",
+        ),
         (["generate", "--gan", "nowhere", "--out", "x"], "holds no checkpoints"),
         (["evaluate", "--gan", "nowhere", "--data", "x"], "holds no checkpoints"),
         (["prepare", "--source", "phantom=5", "--out", "x", "--workers", "-1"], "--workers is -1"),
@@ -91,6 +95,9 @@ def _study(recipe: str, *fields: str) -> list[str]:
         (["generate", "--gan", "x", "--out", "x", "--seed", "-2"], "--seed is -2"),
         (["evaluate", "--gan", "x", "--data", "x", "--seed", "-2"], "--seed is -2"),
         (["evaluate", "--gan", "x", "--data", "x", "--per-class", "0"], "--per-class is 0"),
+        (["generate", "--gan", "nowhere", "--out", __file__], "was not made by `dermagan gen"),
+        (["demo", "--seed", "9" * 20, "--out", "x"], "; give a number from 0, below 1e+18"),
+        (["demo", "--out", str(ROOT)], ", which is no demo's; name another --out"),
         (_study("lesion_cnn.py"), "no field 'arms', so it is no study's"),
         (_study("study.py", "--config.classifier_seeds=('a',)"), "classifier_seeds is ('a',)"),
         (_study("study.py", "--config.classifier.model.network=vgg16"), "model.side is not there"),
@@ -142,19 +149,20 @@ def test_scripts_show_their_flags(script: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "field", "said"),
+    ("script", "word", "said"),
     [
-        ("train_gan.py", "data_dir=nowhere", "nowhere: is no prepared set"),
-        ("train_classifier.py", "data_dir=nowhere", "nowhere: is no prepared set"),
-        ("train_classifier.py", "num_stesp=5", "has no field 'num_stesp'; "),
+        ("train_gan.py", "--config.data_dir=nowhere", "nowhere: is no prepared set"),
+        ("train_classifier.py", "--config.data_dir=nowhere", "nowhere: is no prepared set"),
+        ("train_classifier.py", "--config.num_stesp=5", "has no field 'num_stesp'; "),
+        ("train_gan.py", "runs/x", "unknown argument 'runs/x'; values are given as --flag=VALUE"),
     ],
 )
 def test_scripts_end_bad_input_without_a_traceback(
-    script: str, field: str, said: str, tmp_path: Path
+    script: str, word: str, said: str, tmp_path: Path
 ) -> None:
     recipe = "dcgan" if script == "train_gan.py" else "lesion_cnn"
     command = [sys.executable, str(ROOT / script), f"--config={ROOT}/configs/{recipe}.py:smoke"]
-    command += [f"--workdir={tmp_path / 'run'}", f"--config.{field}"]
+    command += [f"--workdir={tmp_path / 'run'}", word]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

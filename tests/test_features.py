@@ -110,7 +110,7 @@ def test_a_name_that_is_none_is_answered_with_those_there_are(text):
 
 
 def test_a_gans_workdir_is_no_classifier(tiny_gan, tmp_path):
-    with pytest.raises(DermaganError, match="is not a classifier's workdir"):
+    with pytest.raises(DermaganError, match="holds no classifier's; name the workdir of one"):
         features.find_extractor(f"in_domain={tiny_gan}")
     with pytest.raises(DermaganError, match="holds no checkpoints"):
         features.find_extractor(f"in_domain={tmp_path}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from configs import dcgan, resgan
+from configs import dcgan, lesion_cnn, resgan
 from dermagan_jax import gan_config, losses
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.nets import resgan as networks
@@ -18,6 +18,11 @@ from dermagan_jax.nets import resgan as networks
 def _changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     config.update_from_flattened_dict(changes)
     return config
+
+
+def test_a_classifiers_recipe_is_no_gans() -> None:
+    with pytest.raises(DermaganError, match="no field 'conditioning', so it is no GAN's; give one"):
+        gan_config.check(lesion_cnn.get_config())
 
 
 @pytest.mark.parametrize("variant", ["default", "residual", "demo", "smoke"])
@@ -29,6 +34,10 @@ def test_every_variant_may_run(variant: str) -> None:
     ("changes", "said"),
     [
         ({"seed": -1}, "config.seed is -1; give a number from 0"),
+        ({"seed": 10**19}, "config.seed is 10000000000000000000; give a number from 0, below"),
+        ({"transition_kimg": (25.0,)}, "config.transition_kimg is (25.0,); give two numbers"),
+        ({"transition_kimg": (75.0, 25.0)}, "config.transition_kimg is (75.0, 25.0); give two"),
+        ({"precision": "float64"}, "config.precision is 'float64'; "),
         ({"keep_checkpoints": 0}, "config.keep_checkpoints is 0; give a number from 1"),
         (
             {"rollback_checkpoints": 3},

@@ -258,3 +258,5 @@ def test_alone_the_work_is_simply_done() -> None:
 def test_half_told_who_is_who_is_refused() -> None:
     with pytest.raises(DermaganError, match="go together; give all three, or none"):
         hosts.meet("localhost:1", 2)
+    with pytest.raises(DermaganError, match="--coordinator is 'localhost'; give HOST:PORT"):
+        hosts.meet("localhost", 2, 0)

@@ -293,6 +293,8 @@ def test_bad_choices_are_named_before_anything_is_written(source, tmp_path):
             run(out, source, **choices)
     with pytest.raises(DermaganError, match="cannot be mixed"):
         prepare(out, source_texts=[source, "phantom=9"])
+    with pytest.raises(DermaganError, match=r"lies in the source .*; name an --out outside of it"):
+        prepare(out, source_texts=[f"folder={tmp_path}"])
     with pytest.raises(DermaganError, match="no source"):
         prepare(out, source_texts=[])
     assert not out.exists()

@@ -24,6 +24,15 @@ def test_the_recipe_of_a_command_line_is_found(words: list[str], text: str) -> N
     assert recipe_files.named(["train_gan.py", *words]) == text
 
 
+def test_a_home_folder_is_found_wherever_a_recipe_names_one() -> None:
+    fields = {"gan.data_dir": "~/set", "classifier.real.extra_dir": "gs://set", "beside": ("~/a",)}
+    words = [f"--config.{name}={value}" for name, value in fields.items()]
+    config = commands.study_config("configs/study.py", words)
+    assert config.gan.data_dir == str(Path.home() / "set")
+    assert config.classifier.real.extra_dir == "gs://set"
+    assert config.beside == (str(Path.home() / "a"),)
+
+
 @pytest.mark.parametrize(
     ("text", "fields", "message"),
     [

@@ -11,7 +11,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import study as study_config
-from dermagan_jax.study import cells
+from dermagan_jax.errors import DermaganError
+from dermagan_jax.study import cells, checks
 
 _HOLDER = """
 import sys, time
@@ -54,6 +55,27 @@ def test_who_comes_second_waits_and_then_writes_too(
         assert not entered.wait(0.1)
     thread.join(timeout=10)
     assert entered.is_set()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("filters", (0.5,), r"config\.filters is \(0\.5,\); give names"),
+        ("networks", (1,), r"config\.networks is \(1,\); give names"),
+        ("ratios", (float("inf"),), r"config\.ratios is \(inf,\); give numbers"),
+        ("classifier_seeds", (True,), r"config\.classifier_seeds is \(True,\); give numbers from"),
+        ("gan_seeds", (10**19,), r"config\.gan_seeds is \(10000000000000000000,\); give numbers"),
+        ("gan.precision", "float64", r"the GANs: config\.gan\.precision is 'float64'"),
+        ("gan.batch_size", 18, r"the GANs: config\.gan\.batch_size is 18; give a multiple of"),
+        ("classifier.precision", "float64", r"config\.classifier\.precision is 'float64'"),
+    ],
+)
+def test_what_no_study_could_use_is_named(field: str, value: object, said: str) -> None:
+    config = study_config.get_config()
+    with config.unlocked():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(DermaganError, match=said):
+        checks.check(config)
 
 
 def test_a_cells_name_is_what_it_depends_on() -> None:

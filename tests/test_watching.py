@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from configs import dcgan
 from dermagan_jax import features, gan_trainer, images, synthesis, watching, workdir
 from dermagan_jax.checkpoints import Checkpoints
 from dermagan_jax.data import prepared
-from dermagan_jax.errors import DermaganError
+from dermagan_jax.errors import DermaganError, LeakError
 from dermagan_jax.lesions import CLASSES
 from dermagan_jax.watching import KID, Watch
 from dermagan_jax.writers import METRICS_FILE, read_metrics
@@ -44,6 +45,15 @@ def _config(many_set: Path, **changes: int) -> ConfigDict:
     config.watch.patience = 2
     config.update(changes)
     return config
+
+
+def test_a_classifier_of_another_set_does_not_watch(
+    many_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = dataclasses.replace(watching.find_extractor("pixels"), train_split_sha256="another")
+    monkeypatch.setattr(watching, "find_extractor", lambda _: pixels)
+    with pytest.raises(LeakError, match=r"config\.watch\.features=pixels: was trained on another"):
+        _watch(many_set)
 
 
 def test_real_images_do_better_than_white_ones(many_set: Path) -> None:

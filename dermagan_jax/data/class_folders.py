@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from dermagan_jax import images, lesions
@@ -89,6 +89,14 @@ def _files_below(root: Path, name: str) -> list[str]:
         folders[:] = sorted(folder for folder in folders if not _is_hidden(folder))
         relative = Path(base).relative_to(root).as_posix()
         found += [f"{relative}/{file}" for file in sorted(files) if not _is_hidden(file)]
+    for path in found:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            # Python writes the bytes that are no UTF-8 as surrogates, which nothing can store.
+            raise DermaganError(
+                f"{root}: holds {path!r}, a name that is no UTF-8; rename that file or folder"
+            ) from error
     return found
 
 
@@ -97,16 +105,29 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _read_lesion_ids(root: Path, files: Container[str]) -> tuple[dict[str, str], list[str]]:
+def _read_lesion_ids(root: Path, files: Collection[str]) -> tuple[dict[str, str], list[str]]:
     table = root / _LESION_TABLE
     if not table.is_file():
         return {}, []
     lesion_ids = tables.read_column(table, "file", "lesion_id")
     unknown = [file for file in lesion_ids if file not in files]
-    if not unknown:
-        return lesion_ids, []
-    warning = f"{table}: {len(unknown)} files it names are not there, such as {unknown[0]}."
-    return lesion_ids, [warning]
+    omitted = [file for file in files if file not in lesion_ids]
+    if len(omitted) == len(files):
+        raise DermaganError(
+            f"{table}: gives none of the images a lesion, such as {omitted[0]}; give paths from {root} with "
+            "forward slashes, class folder and suffix included"
+        )
+    warnings = []
+    if unknown:
+        warnings.append(
+            f"{table}: {len(unknown)} files it names are not there, such as {unknown[0]}."
+        )
+    if omitted:
+        warnings.append(
+            f"{table}: gives no lesion to {len(omitted)} images, such as {omitted[0]}; each counts as a "
+            "lesion of its own, so that its lesion may be in two splits."
+        )
+    return lesion_ids, warnings
 
 
 def _unique_ids(files: Iterable[str]) -> dict[str, str]:

@@ -85,7 +85,7 @@ def prepare(
     """
     _check_numbers(image_size, seed)
     recipe = _changed_recipe(recipe_name, plan_changes or {})
-    listing = _read_sources(source_texts, recipe, seed)
+    listing = _read_sources(source_texts, recipe, seed, out)
     ours = _chosen(listing.records, recipe)
     records = ours + (_others(listing, ours) if others else [])
     choices: dict[str, Any] = {"sources": list(source_texts), "recipe": recipe_name, "seed": seed}
@@ -134,7 +134,9 @@ def _finish(out: Path, *results: Any) -> dict[str, Any]:
     return report
 
 
-def _read_sources(texts: Sequence[str], recipe: Recipe, seed: int) -> sources.SourceListing:
+def _read_sources(
+    texts: Sequence[str], recipe: Recipe, seed: int, out: Path
+) -> sources.SourceListing:
     if not texts:
         raise DermaganError("no source is given; give --source KIND=DIR, or --source phantom")
     parsed = [sources.parse_source(text) for text in texts]
@@ -142,6 +144,9 @@ def _read_sources(texts: Sequence[str], recipe: Recipe, seed: int) -> sources.So
     missing = sorted(set(recipe.sources) - kinds)
     if missing:
         raise DermaganError(f"the recipe needs {missing[0]}; give --source {missing[0]}=DIR")
+    for kind, value in parsed:
+        if kind == "folder" and out.resolve().is_relative_to(Path(value).expanduser().resolve()):
+            raise DermaganError(f"{out}: lies in the source {value}; name an --out outside of it")
     if "phantom" in kinds and len(kinds) > 1:
         raise DermaganError(
             "phantoms and photographs cannot be mixed: no result on the mixture would mean "

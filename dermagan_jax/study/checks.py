@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
 
-from dermagan_jax import classifier_config, gan_config, pretraining, training_set
+from dermagan_jax import classifier_config, gan_config, pretraining, ranges, training_set
 from dermagan_jax.data.training import TrainingData
 from dermagan_jax.errors import DermaganError
 from dermagan_jax.nets.backbones import BACKBONES
@@ -65,12 +66,7 @@ def require_study(config: ml_collections.ConfigDict) -> None:
     Raises:
       DermaganError: naming a field that it lacks.
     """
-    missing = [name for name in _FIELDS_OF_A_STUDY if name not in config]
-    if missing:
-        raise DermaganError(
-            f"--config: the recipe has no field {missing[0]!r}, so it is no study's; give one such "
-            "as configs/study.py"
-        )
+    ranges.require_fields(config, _FIELDS_OF_A_STUDY, whose="study's", example="configs/study.py")
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -85,7 +81,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_seeds(config)
     _check_synthetic(config.classifier)
     training_set.check(config.classifier)
-    gan_config.check(config.gan)
+    try:
+        gan_config.check(config.gan)
+    except DermaganError as error:
+        said = re.sub(r"\bconfig\.", "config.gan.", str(error))
+        raise DermaganError(f"the GANs: {said}") from error
     for arm in _all_arms(config):
         try:
             own = arm.configure(config.classifier)
@@ -124,6 +124,8 @@ def check_data(config: ml_collections.ConfigDict, opened: TrainingData) -> None:
             f"config.gan.model.image_size is {config.gan.model.image_size}, and the images of "
             f"{opened.folder} have {size} pixels; give {size}"
         )
+    if gan_config.others_steps(config.gan):
+        opened.others()
     if config.gan.init_from:
         pretraining.ancestors(Path(config.gan.init_from), opened)
     real = opened.train.counts()
@@ -151,6 +153,11 @@ def _all_arms(config: ml_collections.ConfigDict) -> list[Arm]:
 
 
 def _check_families(config: ml_collections.ConfigDict) -> None:
+    for field in ("arms", "filters", "networks", "beside"):
+        if not all(isinstance(each, str) for each in config[field]):
+            raise DermaganError(
+                f"config.{field} is {config[field]}; give names, such as \"('A', 'B')\""
+            )
     for name in config.arms:
         if name not in FAMILIES:
             raise DermaganError(
@@ -203,8 +210,9 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
 def _check_seeds(config: ml_collections.ConfigDict) -> None:
     for name in ("gan_seeds", "classifier_seeds"):
         seeds: Sequence[object] = config[name]
-        numbers = [each for each in seeds if isinstance(each, int) and each >= 0]
-        if not seeds or len(numbers) < len(seeds) or len(set(seeds)) < len(seeds):
+        numbers = [each for each in seeds if isinstance(each, int) and _is_number(each)]
+        in_range = [each for each in numbers if each in ranges.SEED]
+        if not seeds or len(in_range) < len(seeds) or len(set(seeds)) < len(seeds):
             raise DermaganError(f"config.{name} is {seeds}; give numbers from 0, none twice")
     if config.seeds_per_gan < 1:
         raise DermaganError(f"config.seeds_per_gan is {config.seeds_per_gan}; give 1 or more")
@@ -221,4 +229,6 @@ def _check_synthetic(classifier: ml_collections.ConfigDict) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
