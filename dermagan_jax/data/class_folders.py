@@ -114,8 +114,8 @@ def _read_lesion_ids(root: Path, files: Collection[str]) -> tuple[dict[str, str]
     omitted = [file for file in files if file not in lesion_ids]
     if len(omitted) == len(files):
         raise DermaganError(
-            f"{table}: gives none of the images a lesion, such as {omitted[0]}; give paths from {root} with "
-            "forward slashes, class folder and suffix included"
+            f"{table}: gives none of the images a lesion, such as {omitted[0]}; give paths from "
+            f"{root} with forward slashes, class folder and suffix included"
         )
     warnings = []
     if unknown:
@@ -124,8 +124,8 @@ def _read_lesion_ids(root: Path, files: Collection[str]) -> tuple[dict[str, str]
         )
     if omitted:
         warnings.append(
-            f"{table}: gives no lesion to {len(omitted)} images, such as {omitted[0]}; each counts as a "
-            "lesion of its own, so that its lesion may be in two splits."
+            f"{table}: gives no lesion to {len(omitted)} images, such as {omitted[0]}; each counts "
+            "as a lesion of its own, so that its lesion may be in two splits."
         )
     return lesion_ids, warnings
 
