@@ -50,7 +50,7 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
         document | {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}}
     )
     assert said[1].startswith("P2 () helps: +5.0 points")
-    assert "adjusted over 1 arms, only a difference of about 7.0 points" in said[2]
+    assert "these seeds and one arm compared, only a difference of about 7.0 points" in said[2]
     assert "There is one GAN" in said[2]
     assert "There is one classifier seed" not in said[2]
     one = document | {
@@ -62,7 +62,7 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     two = document | {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}, "gan_seeds": [0, 1]}
     assert "There is one GAN" not in study_report.verdict(two)[2]
     document["arms"][1]["smallest_found"] = 7.46
-    assert "1 arms, no difference would be found" in study_report.verdict(two)[2]
+    assert "one arm compared, no difference would be found" in study_report.verdict(two)[2]
     section = paper.section(document, tmp_path)
     assert section is not None
     (table,) = section.tables

@@ -156,9 +156,11 @@ def _reach(document: Mapping[str, Any], main: Sequence[Mapping[str, Any]]) -> st
     what = f"only a difference of about {smallest:.1f} points"
     if smallest > _MOST_POINTS:
         what = "no difference"
+    one = num_compared == 1
+    compared = "one arm compared" if one else f"p-values adjusted over {num_compared} arms"
     text = (
         f"With {tested['images']:,} test images of {tested['lesions']:,} lesions, these seeds and "
-        f"p-values adjusted over {num_compared} arms, {what} would be found four times in five."
+        f"{compared}, {what} would be found four times in five."
     )
     singles = [
         name
@@ -276,7 +278,7 @@ def _arms_section(document: Mapping[str, Any]) -> Section:
         "difference is of the means over all runs, on the same test images. "
         f"{_who_is_compared(document)}\n\n"
         f"Intervals hold what varies with {_what_varies(document)}, and no more. Holm's method "
-        f"adjusts p over the {num_compared} arms that add generated images to what they are "
+        f"adjusts p over the arms, {num_compared} here, that add generated images to what they are "
         "compared with, and these alone have a verdict; what the others show is said without any "
         "adjustment. McNemar's test, a second opinion, asks the first GAN's classifiers together, "
         "and as many of the other arm's; it counts images as if they were independent."
