@@ -95,17 +95,22 @@ class ConvMeanPool(nn.Module):
 
 
 class ConvSame(nn.Module):
-    """`stride_one.conv_same` with a learned kernel."""
+    """`stride_one.conv_same` with a learned kernel, and a learned bias on request."""
 
     features: int
     kernel_init: Initializer = nn.initializers.he_normal()
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the layer."""
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        return stride_one.conv_same(x, kernel.astype(x.dtype))
+        x = stride_one.conv_same(x, kernel.astype(x.dtype))
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x + bias.astype(x.dtype)[None, None, None]
 
 
 class Bias(nn.Module):
