@@ -70,7 +70,8 @@ class Program:
 
     def _compile(self, mesh: Mesh) -> parallel.Steps:
         step = parallel.map_over_first_axis(self._step)
-        return parallel.compile_steps(step, _step_keys, mesh, batch_axis=1)
+        loops_once = self.config.model.network == classifier_config.LESION_CNN
+        return parallel.compile_steps(step, _step_keys, mesh, batch_axis=1, loops_once=loops_once)
 
     def evaluate(self, nets: Sequence[NetState], images: LabelledImages) -> list[dict[str, Any]]:
         """Scores networks; the logits and labels of each come from one pass."""

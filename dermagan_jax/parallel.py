@@ -229,7 +229,9 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))
 
 
-def compile_steps(step: Step, key_of: KeyOf, mesh: Mesh, *, batch_axis: int = 0) -> Steps:
+def compile_steps(
+    step: Step, key_of: KeyOf, mesh: Mesh, *, batch_axis: int = 0, loops_once: bool = True
+) -> Steps:
     """Compiles many steps into one call by `jit`, batches sharded, and states by their entries.
 
     BatchNorm and means then run over the global batch by themselves. The state is donated. The
@@ -241,6 +243,8 @@ def compile_steps(step: Step, key_of: KeyOf, mesh: Mesh, *, batch_axis: int = 0)
       key_of: gives the key of a step by the run's key and the step's number, from 1.
       mesh: from `make_mesh`.
       batch_axis: the axis of a batch's arrays that counts images; 1 behind an axis of entries.
+      loops_once: whether a call of one batch has a loop too. XLA's own convolutions take up to
+        twenty times as long in a loop on a CPU, those of `nets.stride_one` and `stride_two` do not.
 
     Returns:
       A function `(key, state, batches, base, start, stop)`: the run's key, the state, K batches
@@ -264,8 +268,11 @@ def compile_steps(step: Step, key_of: KeyOf, mesh: Mesh, *, batch_axis: int = 0)
             state, metrics = one(index, state)
             return state, jax.tree.map(lambda row, new: row.at[index].set(new), rows, metrics)
 
-        _, metrics = jax.eval_shape(one, start, state)
         size = len(jax.tree.leaves(batches)[0])
+        if size == 1 and not loops_once:
+            state, metrics = one(start, state)
+            return state, jax.tree.map(lambda new: new[None], metrics)
+        _, metrics = jax.eval_shape(one, start, state)
         rows = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), metrics)
         return lax.fori_loop(start, stop, body, (state, rows))
 
