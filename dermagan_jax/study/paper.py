@@ -134,16 +134,16 @@ def _ours_beside_the_papers(arms: Sequence[Mapping[str, Any]]) -> Table:
                 arm["title"],
                 len(values),
                 arm["mean"]["accuracy"],
+                accuracy,
                 min(values),
                 max(values),
-                accuracy,
                 arm["mean"]["loss"],
                 loss,
             ]
         )
     columns = [
-        *("arm", "trained on", "runs", "accuracy", "lowest", "highest", "the paper's accuracy"),
-        *("loss", "the paper's loss"),
+        *("arm", "trained on", "runs", "accuracy", "paper's", "lowest", "highest"),
+        *("loss", "paper's loss"),
     ]
     return Table("Ours and the paper's", columns, rows)
 
