@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,8 +32,9 @@ def _step(state: jax.Array, batch: dict, key: jax.Array) -> tuple[jax.Array, dic
     return state, {"mean": batch["x"].mean(), "state": state}
 
 
-def _compiled() -> parallel.Steps:
-    return parallel.compile_steps(_step, jax.random.fold_in, parallel.make_mesh(4))
+def _compiled(*, loops_once: bool = True) -> parallel.Steps:
+    mesh = parallel.make_mesh(4)
+    return parallel.compile_steps(_step, jax.random.fold_in, mesh, loops_once=loops_once)
 
 
 def _placed(state: float) -> jax.Array:
@@ -156,3 +158,17 @@ def test_zero_suits_the_platform_and_less_is_refused() -> None:
     assert stepping.steps_per_call(5) == 5
     with pytest.raises(DermaganError, match="steps_per_call is -1"):
         stepping.steps_per_call(-1)
+
+
+def test_a_call_of_one_step_needs_no_loop() -> None:
+    (batch, *_), key = _batches(2, 1), jax.random.key(0)
+    programs = [_compiled(loops_once=looping) for looping in (True, False)]
+    looping, alone = (
+        jax.device_get(steps(key, _placed(1.0), batch, 2, 0, 1)) for steps in programs
+    )
+    chex.assert_trees_all_close(alone, looping, rtol=1e-6)
+    with_loop, without = (
+        steps.lower(key, _placed(1.0), batch, 2, 0, 1).as_text().count("stablehlo.while")
+        for steps in programs
+    )
+    assert without == with_loop - 1
