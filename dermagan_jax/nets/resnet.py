@@ -47,13 +47,14 @@ class ResNet50(nn.Module):
         )
 
         def conv_norm(x: jax.Array, features: int, size: int, stride: int, name: str) -> jax.Array:
-            conv = nn.Conv(features, (size, size), stride, 3 * (size == 7), name=f"{name}_conv")
-            return norm(name=f"{name}_bn")(conv(x))
-
-        def same_norm(x: jax.Array, features: int, name: str) -> jax.Array:
-            # XLA's convolution of a map of side 2 takes 200 times as long on a CPU.
-            init = nn.linear.default_kernel_init
-            conv = layers.ConvSame(features, init, use_bias=True, name=f"{name}_conv")
+            conv: layers.ConvSame | nn.Conv
+            conv_name = f"{name}_conv"
+            if size == 3:
+                # XLA's convolution of a map of side 2 takes 200 times as long on a CPU.
+                init = nn.linear.default_kernel_init
+                conv = layers.ConvSame(features, init, use_bias=True, name=conv_name)
+            else:
+                conv = nn.Conv(features, (size, size), stride, size // 2, name=conv_name)
             return norm(name=f"{name}_bn")(conv(x))
 
         x = nn.relu(conv_norm(image, 64, 7, 2, "conv1"))
@@ -65,6 +66,6 @@ class ResNet50(nn.Module):
                 name, stride = f"conv{stage}_block{block}", 2 if stage > 2 and block == 1 else 1
                 shortcut = x if block > 1 else conv_norm(x, 4 * features, 1, stride, f"{name}_0")
                 x = nn.relu(conv_norm(x, features, 1, stride, f"{name}_1"))
-                x = nn.relu(same_norm(x, features, f"{name}_2"))
+                x = nn.relu(conv_norm(x, features, 3, 1, f"{name}_2"))
                 x = nn.relu(conv_norm(x, 4 * features, 1, 1, f"{name}_3") + shortcut)
         return x
