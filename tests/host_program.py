@@ -1,7 +1,9 @@
 """One process of a training run, alone or of several: `python host_program.py '{JSON}'`.
 
-The optimizers are plain gradient descent, so that rounding stays what it is: Adam would turn a
-difference of 1e-9 in a gradient near zero into one of the whole learning rate.
+Rounding, of which each layout of devices and each processor has its own, has to stay what it is.
+So the optimizers are plain gradient descent: Adam would turn a difference of 1e-9 in a gradient
+near zero into one of the whole learning rate. And the activations are smooth: before a ReLU a
+difference of 1e-9 may turn a sign, and so let a gradient through or not.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
 from absl import app
+from flax import linen as nn
 
 from configs import dcgan, lesion_cnn, resgan
 from dermagan_jax import (
@@ -37,6 +40,11 @@ from dermagan_jax.event_files import EventFile
 
 def _sgd(rate: float) -> optax.GradientTransformation:
     return optax.sgd(rate)
+
+
+def _softened(slope: float) -> Callable[..., jax.Array]:
+    """The smooth form of a ReLU with that slope below zero."""
+    return lambda x, **_: slope * x + (1 - slope) * nn.softplus(x)
 
 
 def _dcgan() -> Any:
@@ -130,6 +138,7 @@ def main(argv: list[str]) -> None:
         config.update(told["config"])
     gan_config.make_optimizers = lambda config: (_sgd(0.01), _sgd(0.01))
     classifier_config.make_optimizer = lambda config: _sgd(0.01)
+    nn.relu, nn.leaky_relu = _softened(0.0), _softened(0.2)
     if told["process"] == told.get("struck"):
         EVENTS[told["by"]](told["step"])
     train = classifier_trainer.train if told["kind"] == "classifier" else gan_trainer.train

@@ -23,8 +23,8 @@ from dermagan_jax.writers import METRICS_FILE, read_metrics
 
 PROGRAM = Path(__file__).parent / "host_program.py"
 SMALL_GAN = {"num_steps": 4, "total_kimg": 0.0, "checkpoint_every_steps": 2}
-# Of fewer images a rounding that turns a sign, before a ReLU, moves the mean of a batch.
-WIDE_GAN = SMALL_GAN | {"batch_size": 16}
+# As many images as the most devices need.
+SHARED_GAN = SMALL_GAN | {"batch_size": 8}
 
 
 def _free_port() -> int:
@@ -94,8 +94,8 @@ def _state(folder: Path, step: int) -> Any:
         return saved.restore_arrays(step, "state")
 
 
-def _assert_same_run(ours: Path, theirs: Path, step: int, rtol: float = 1e-6) -> None:
-    chex.assert_trees_all_close(_state(ours, step), _state(theirs, step), rtol=rtol, atol=1e-6)
+def _assert_same_run(ours: Path, theirs: Path, step: int) -> None:
+    chex.assert_trees_all_close(_state(ours, step), _state(theirs, step), rtol=1e-6, atol=1e-6)
     mine, other = (read_metrics(folder / METRICS_FILE) for folder in (ours, theirs))
     assert [row.keys() for row in mine] == [row.keys() for row in other]
     for one, two in zip(mine, other, strict=True):
@@ -115,8 +115,7 @@ CLASSIFIER = {"num_steps": 4, "eval_every_steps": 2, "class_balanced": True}
             marks=pytest.mark.skipif(not shutil.which("mpirun"), reason="needs Open MPI"),
         ),
         # A GAN's two processes are in the next test, too.
-        # Of seed 0 such a rounding comes in the first step of one class.
-        pytest.param("dcgan", WIDE_GAN | {"seed": 1}, {}, marks=pytest.mark.slow),
+        pytest.param("dcgan", SMALL_GAN, {}, marks=pytest.mark.slow),
         pytest.param("resgan", SMALL_GAN, {}, marks=pytest.mark.slow),
     ],
 )
@@ -137,7 +136,7 @@ def test_two_processes_of_two_devices_equal_one_of_four(
     ("kind", "config"),
     [
         ("classifier", CLASSIFIER),
-        ("dcgan", WIDE_GAN),
+        ("dcgan", SHARED_GAN),
         pytest.param("resgan", SMALL_GAN, marks=pytest.mark.slow),
     ],
 )
@@ -157,7 +156,7 @@ def test_a_signal_to_one_host_ends_all_and_a_run_goes_on_elsewhere(
     phantom_set: Path, tmp_path: Path
 ) -> None:
     """The classes lie on two hosts before the signal, and on one after it."""
-    config = SMALL_GAN | {"data_dir": str(phantom_set), "batch_size": 8}
+    config = SHARED_GAN | {"data_dir": str(phantom_set)}
     whole, ended = tmp_path / "whole", tmp_path / "ended"
     _assert_all_well(_train(whole, processes=1, kind="dcgan", config=config))
     shared = config | {"mesh": "class:2,data:2"}
@@ -167,15 +166,14 @@ def test_a_signal_to_one_host_ends_all_and_a_run_goes_on_elsewhere(
     with Checkpoints(ended, read_only=True) as saved:
         assert saved.latest_step() < 4
     _assert_all_well(_train(ended, processes=1, kind="dcgan", config=config))
-    # The layouts round differently, and BatchNorm over few images enlarges it.
-    _assert_same_run(ended, whole, 4, rtol=1e-5)
+    _assert_same_run(ended, whole, 4)
 
 
 @pytest.mark.slow
 def test_hosts_go_on_together_from_the_checkpoint_before_a_damaged_one(
     phantom_set: Path, tmp_path: Path
 ) -> None:
-    config = SMALL_GAN | {"data_dir": str(phantom_set), "batch_size": 8}
+    config = SHARED_GAN | {"data_dir": str(phantom_set)}
     whole, harmed = tmp_path / "whole", tmp_path / "harmed"
     _assert_all_well(_train(whole, processes=2, kind="dcgan", config=config))
     shutil.copytree(whole, harmed)
