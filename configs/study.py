@@ -47,7 +47,7 @@ def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     config.networks = ()  # A11, P3: see configs/backbone.py.
     config.network_weights = "imagenet"  # Or "none": trained from scratch.
     config.network_side = 64  # A11: side to which images are resized for them.
-    config.network_steps = 0  # A11: updates; 0 for as many as the other arms have.
+    config.network_steps = 0  # A11, P3: updates; 0 for as many as the other arms have.
     config.dropout_rates = ()  # PD.
     config.beside = ()  # Finished studies of other sets, such as paper_mix_by_lesion and bcn500.
 

@@ -89,10 +89,15 @@ def check(config: Config) -> None:
         )
     if model["side"] < SIDE_UNIT or model["side"] % SIDE_UNIT:
         raise DermaganError(f"config.model.side is {model['side']}; give a multiple of {SIDE_UNIT}")
-    if model["weights"] == NO_WEIGHTS and (model["frozen"] or model["network"] == LITE0):
+    if model["network"] == LITE0 and model["weights"] != IMAGENET:
         raise DermaganError(
-            "config.model.weights is 'none', with which nothing may be frozen and "
-            f"{LITE0} cannot be trained; give 'imagenet' or Keras's file"
+            f"config.model.weights is {model['weights']!r}, and {LITE0} always starts from the "
+            f"weights in its package; give {IMAGENET!r}, or another network"
+        )
+    if model["weights"] == NO_WEIGHTS and model["frozen"]:
+        raise DermaganError(
+            "config.model.weights is 'none', with which nothing may be frozen; give 'imagenet' or "
+            "Keras's file"
         )
 
 

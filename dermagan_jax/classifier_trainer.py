@@ -112,6 +112,9 @@ def _train(
         opened = open_for_training(config.data_dir, image_size=config.model.image_size)
         chosen = training_set.assemble(config, opened)
         data = opened.description() | dict(chosen.description)
+        weights = classifier_config.weights_file(config)
+        if weights is not None:
+            data["weights_sha256"] = files.sha256(weights)
         configs = {seed: config.to_dict() | {"seed": seed} for seed in folders}
         sizes = parallel.read_mesh(config.mesh, "seed")
         meshes = parallel.share_devices(len(folders), config.batch_size, sizes=sizes)

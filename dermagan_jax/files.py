@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import json
 import os
 import zipfile
@@ -110,6 +112,22 @@ def held(folder: Path, *, doing: str, option: str = "--out") -> Iterator[None]:
                 f"{folder}: another process is {doing} here; wait for it, or name another {option}"
             )
         yield
+
+
+@functools.cache
+def sha256(path: Path) -> str:
+    """Hashes a file's contents, once in a process.
+
+    Raises:
+      DermaganError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DermaganError(
+            f"{path}: cannot be read ({error.strerror}); name a file that can be"
+        ) from error
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -66,10 +66,13 @@ def make_mesh(
 ) -> Mesh:
     """Returns a mesh of the axes `entry` and `data` over all devices.
 
+    By default, CPU devices beyond the most that can share a batch equally are left out: they stand
+    for cores, which a program of fewer devices uses too.
+
     Args:
       batch_size: images of one batch, which the devices along `data` share equally.
       devices: the devices, or None for all there are, on all hosts.
-      sizes: from `read_mesh`; by default all devices lie along `data`.
+      sizes: from `read_mesh`; by default the devices lie along `data`.
       num_entries: entries of the leading axis, which those along `entry` share equally.
 
     Raises:
@@ -77,6 +80,8 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else devices
     sizes = sizes or {}
+    if not sizes:
+        devices = _that_share_equally(devices, batch_size)
     along_entry = sizes.get(ENTRY_AXIS, 1)
     along_data = sizes.get(DATA_AXIS, max(1, len(devices) // along_entry))
     if along_entry * along_data != len(devices):
@@ -98,6 +103,14 @@ def make_mesh(
         )
     auto = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh((along_entry, along_data), (ENTRY_AXIS, DATA_AXIS), auto, devices=devices)
+
+
+def _that_share_equally(devices: Sequence[jax.Device], batch_size: int) -> Sequence[jax.Device]:
+    """Leaves out CPU devices among which a batch cannot be shared; no accelerator, and no host."""
+    if devices[0].platform != "cpu" or jax.process_count() > 1:
+        return devices
+    counts = range(1, len(devices) + 1)
+    return devices[: max(count for count in counts if batch_size % count == 0)]
 
 
 def one_device_a_core(num_runs: int) -> None:
@@ -144,7 +157,11 @@ def share_devices(
             f"config.mesh takes {size * count} devices, and the processes have {len(devices)}, all "
             "of which must take part; give numbers whose product that is, or '' for the default"
         )
-    meshes = [make_mesh(batch_size, devices[at * size : (at + 1) * size]) for at in range(count)]
+    asked = {DATA_AXIS: size} if DATA_AXIS in sizes else {}
+    meshes = [
+        make_mesh(batch_size, devices[at * size : (at + 1) * size], sizes=asked)
+        for at in range(count)
+    ]
     return [meshes[run % count] for run in range(num_runs)]
 
 

@@ -64,14 +64,18 @@ def load_classifier(folder: Path) -> TrainedClassifier:
         image_size=classifier_config.image_size(run),
         variables={"params": stored["params"], "batch_stats": stored.get("batch_stats") or {}},
         step=step,
-        temperature=_temperature(folder),
+        temperature=_temperature(folder, step),
         train_split_sha256=config["data"]["train_split_sha256"],
     )
 
 
-def _temperature(folder: Path) -> float | None:
+def _temperature(folder: Path, step: int) -> float | None:
+    """Reads the temperature that was fitted to a step; None if the run has not ended at it."""
     path = folder / workdir.SUMMARY
     if not path.is_file():
         return None
     remedy = "run train_classifier.py on the workdir again"
-    return files.read_json(path, {"temperature": (float, int)}, remedy=remedy)["temperature"]
+    fields: files.Fields = {"temperature": (float, int), "best_step": int}
+    summary = files.read_json(path, fields, remedy=remedy)
+    # A run that is made longer may have a better step by now, and no new summary yet.
+    return summary["temperature"] if summary["best_step"] == step else None

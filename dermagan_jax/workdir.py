@@ -39,7 +39,7 @@ _MUTABLE = frozenset(
             "rollbacks",
             "rollback_checkpoints",
         ),
-        *("data_dir", "gan_workdir", "dir", "extra_dir", "init_from"),
+        *("data_dir", "gan_workdir", "dir", "extra_dir", "init_from", "weights"),
     }
 )
 

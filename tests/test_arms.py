@@ -102,6 +102,17 @@ def test_another_network_is_compared_with_itself() -> None:
     from_scratch = {each.name: each for each in arms.known_arms(config, Chosen())}
     assert list(from_scratch) == ["A1", "A4 x0.5", "A4 x1", "A11 vgg16"]
     assert from_scratch["A11 vgg16"].title == "as A1, vgg16 trained from scratch"
+    config.arms = ("A1", "P2", "P3")
+    papers = {each.name: each for each in arms.known_arms(config, Chosen())}
+    # The rate of the paper's CNN is too high for a VGG's first layers.
+    assert papers["P3 vgg16 real"].changes == papers["P3 vgg16"].changes
+    assert papers["P3 vgg16"].changes["optimizer.learning_rate"] == 1e-4
+    assert papers["P3 vgg16"].changes["num_steps"] == 9
+    config.network_weights = "imagenet"
+    frozen = next(arm for arm in arms.known_arms(config, Chosen()) if arm.name == "P3 vgg16")
+    assert frozen.changes["model.frozen"]
+    assert "optimizer.learning_rate" not in frozen.changes
+    config.arms = ("A1", "A4", "A11")
     with pytest.raises(DermaganError, match=r"agreed=resnet50 needs 'A11' in config\.arms"):
         arms.judge("resnet50", config)
 

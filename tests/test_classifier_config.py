@@ -32,7 +32,8 @@ def _lite0(**changes: object) -> ConfigDict:
     [
         ("network", "alexnet", "network is 'alexnet'; known: 'lesion_cnn', 'vgg16'"),
         ("side", 40, "side is 40; give a multiple of 32"),
-        ("weights", "none", "'none', with which nothing may be frozen"),
+        ("weights", "none", "'none', and efficientnet_lite0 always starts from the weights in its"),
+        ("weights", "mine.pth", "'mine.pth', and efficientnet_lite0 always starts from"),
         ("dropout_rate", 1.0, "dropout_rate is 1.0; give a number from 0, below 1"),
     ],
 )
@@ -112,6 +113,13 @@ def test_the_papers_network_takes_one_size() -> None:
     config = lesion_cnn.get_config()
     config.model.image_size = 128
     with pytest.raises(DermaganError, match="image_size is 128; the paper's CNN takes 64"):
+        classifier_config.check(config)
+
+
+def test_random_weights_are_not_frozen() -> None:
+    config = backbone.get_config("mobilenet")
+    config.model.weights = "none"
+    with pytest.raises(DermaganError, match="'none', with which nothing may be frozen; give"):
         classifier_config.check(config)
 
 

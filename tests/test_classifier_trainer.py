@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import lesion_cnn
 from dermagan_jax import (
+    classifier_config,
     classifier_runs,
     classifier_trainer,
     generated_images,
@@ -91,6 +92,27 @@ def test_stopped_and_resumed_ends_the_same(
     assert (folder / METRICS_FILE).read_bytes() == (whole_run / METRICS_FILE).read_bytes()
     ours, theirs = ((run / workdir.SUMMARY).read_bytes() for run in (folder, whole_run))
     assert ours == theirs
+
+
+def test_a_run_goes_on_from_its_weights_wherever_they_lie_by_now(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of the network it is the file alone that is asked for here.
+    config = _config(phantom_set, num_steps=2)
+    monkeypatch.setattr(classifier_config, "weights_file", lambda run: Path(run.model.weights))
+    monkeypatch.setattr(classifier_config, "initial_weights", lambda _: None)
+
+    def train(place: str, contents: bytes) -> None:
+        path = tmp_path / place
+        path.write_bytes(contents)
+        with config.unlocked():
+            config.model.weights = str(path)
+        classifier_trainer.train(config, tmp_path / "run")
+
+    train("here.h5", b"1")
+    train("there.h5", b"1")
+    with pytest.raises(DermaganError, match=r"differs in data\.weights_sha256"):
+        train("other.h5", b"2")
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(

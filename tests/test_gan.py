@@ -221,7 +221,7 @@ def test_one_program_for_all_classes_equals_separate_runs() -> None:
 
 def test_batches_that_devices_cannot_share_are_refused() -> None:
     with pytest.raises(DermaganError, match="set it to 4 or 8"):
-        parallel.make_mesh(6)
+        parallel.make_mesh(6, sizes=parallel.read_mesh("data:4", ""))
 
 
 def test_moving_average_follows_the_generator(state: GanState) -> None:

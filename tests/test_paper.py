@@ -36,6 +36,7 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
         "others": [],
         "gan_seeds": [0],
         "classifier_seeds": [0, 1],
+        "seeds_per_gan": 2,
         "shortcuts": _shortcuts(0.2),
         "arms": [_arm("A1", "A1", [0.4, 0.5])],
     }
@@ -49,18 +50,16 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     said = study_report.verdict(
         document | {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}}
     )
-    assert said[1].startswith("P2 () helps: +5.0 points")
-    assert "these seeds and one arm compared, only a difference of about 7.0 points" in said[2]
-    assert "There is one GAN" in said[2]
-    assert "There is one classifier seed" not in said[2]
-    one = document | {
-        "margin": 0.02,
-        "num_test": {"images": 4, "lesions": 2},
-        "classifier_seeds": [0],
-    }
-    assert "There is one classifier seed" in study_report.verdict(one)[2]
-    two = document | {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}, "gan_seeds": [0, 1]}
-    assert "There is one GAN" not in study_report.verdict(two)[2]
+    assert said[0] == "The images of this one GAN help here: P2 ()."
+    assert said[1].startswith("There is one GAN: the intervals do not hold how others would differ")
+    assert said[2].startswith("P2 () helps: +5.0 points")
+    assert "these seeds and one arm compared, only a difference of about 7.0 points" in said[3]
+    document |= {"margin": 0.02, "num_test": {"images": 4, "lesions": 2}}
+    one_classifier = study_report.verdict(document | {"seeds_per_gan": 1})
+    assert one_classifier[1].startswith("There is one GAN and one classifier of each GAN: the")
+    two = document | {"gan_seeds": [0, 1]}
+    assert study_report.verdict(two)[0] == "Generated images help here: P2 ()."
+    assert not [each for each in study_report.verdict(two) if "There is one" in each]
     document["arms"][1]["smallest_found"] = 7.46
     assert "one arm compared, no difference would be found" in study_report.verdict(two)[2]
     section = paper.section(document, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import chex
@@ -32,10 +33,23 @@ def test_runs_share_four_devices(num_runs: int, expected: list[list[int]]) -> No
     assert [[device.id for device in mesh.devices.flat] for mesh in meshes] == expected
 
 
-def test_a_batch_that_a_share_cannot_split_is_refused() -> None:
+def test_a_batch_that_a_share_cannot_split_is_refused_if_it_was_asked_for() -> None:
     assert len(parallel.share_devices(4, 3)) == 4
     with pytest.raises(DermaganError, match="batch_size is 3, which 2 devices cannot share"):
-        parallel.share_devices(2, 3)
+        parallel.share_devices(2, 3, sizes={parallel.DATA_AXIS: 2})
+
+
+@pytest.mark.parametrize(("batch_size", "used"), [(8, 4), (30, 3), (10, 2), (7, 1)])
+def test_cores_that_a_batch_does_not_fit_are_left_out(batch_size: int, used: int) -> None:
+    """A study makes a device of each core, and there are machines of three and of five."""
+    for mesh in (parallel.make_mesh(batch_size), *parallel.share_devices(1, batch_size)):
+        assert mesh.shape == {parallel.ENTRY_AXIS: 1, parallel.DATA_AXIS: used}
+
+
+def test_no_accelerator_is_left_out_unasked() -> None:
+    gpu: Any = SimpleNamespace(platform="gpu")
+    with pytest.raises(DermaganError, match="batch_size is 6, which 4 devices cannot share"):
+        parallel.make_mesh(6, [gpu] * 4)
 
 
 @pytest.mark.parametrize("num_runs", [1, 1000])

@@ -109,6 +109,15 @@ def test_a_run_that_did_not_end_gives_no_probabilities(run: Path, files: list[Pa
         predicting.predict(cut_short, files)
 
 
+def test_a_temperature_of_another_step_calibrates_nothing(run: Path, tmp_path: Path) -> None:
+    """A run that is made longer has its old summary until it ends."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    summary = json.loads((copy / workdir.SUMMARY).read_text())
+    assert load_classifier(copy).temperature == summary["temperature"]
+    (copy / workdir.SUMMARY).write_text(json.dumps(summary | {"best_step": 1}))
+    assert load_classifier(copy).temperature is None
+
+
 def test_a_damaged_summary_is_named(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / workdir.SUMMARY).write_text('{"temperature": ')

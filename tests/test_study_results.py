@@ -160,7 +160,10 @@ def test_rates_of_dropout_are_compared_with_the_papers(runner: _MadeUp) -> None:
 def test_where_things_lie_is_no_part_of_a_result(runner: _MadeUp) -> None:
     with runner.config.unlocked():
         runner.config.beside = ("/somewhere/else",)
-    document, _ = _summarise(runner, "A1")
+        runner.config.arms, runner.config.networks = ("A1", "A11"), ("vgg16",)
+        runner.config.network_weights = "/somewhere/else/mine.h5"
+    document, by_name = _summarise(runner, "A1", "A11")
+    assert by_name["A11 vgg16"]["changes"]["model.weights"] == "mine.h5"
     config = document["config"]
     assert config["classifier"]["num_steps"] == 40
     assert "data_dir" not in {**config, **config["gan"], **config["classifier"]}

@@ -45,6 +45,9 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
 
 PAPERS_PER_CLASS = 100
 FIRST_SHARE = 0.5  # Of A12's steps.
+# Of the last layer of a frozen network, and of all of one that is trained.
+_FROZEN = {"model.frozen": True, "optimizer.learning_rate": 1e-3}
+_WHOLE = {"model.frozen": False, "optimizer.learning_rate": 1e-4}
 
 # Which images of a GAN an arm takes.
 ALL, PASSED, DISCARDED = "all", "passed", "discarded"
@@ -217,26 +220,27 @@ def _network_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
             "optimizer.b1": 0.9,
         }
         name, title = f"{NETWORKS} {network}", f"as A1, {network}"
-        frozen = {"model.frozen": True, "optimizer.learning_rate": 1e-3}
         if config.network_weights != NO_WEIGHTS:
-            yield Arm(f"{name} frozen", NETWORKS, f"{title} frozen", named | frozen)
-        whole = {"model.frozen": False, "optimizer.learning_rate": 1e-4}
+            yield Arm(f"{name} frozen", NETWORKS, f"{title} frozen", named | _FROZEN)
         how = "from scratch" if config.network_weights == NO_WEIGHTS else "whole"
-        yield Arm(name, NETWORKS, f"{title} trained {how}", named | whole)
+        yield Arm(name, NETWORKS, f"{title} trained {how}", named | _WHOLE)
 
 
 def _papers_arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
     """Yields the arms of the paper's tables, all with its 100 images a class or without any."""
     added: dict[str, Any] = {"per_class": PAPERS_PER_CLASS}
     yield Arm("P2", "P2", FAMILIES["P2"], **added)
+    scratch = config.network_weights == NO_WEIGHTS
+    how = "from scratch" if scratch else "frozen"
     for name in config.networks:
         network = {
             "model.network": name,
             "model.side": config.classifier.model.image_size,
-            "model.frozen": config.network_weights != NO_WEIGHTS,
             "model.weights": config.network_weights,
+            "num_steps": config.network_steps or config.classifier.num_steps,
+            # The paper froze them, and trained the last layer at its CNN's rate.
+            **(_WHOLE if scratch else {"model.frozen": True}),
         }
-        how = "frozen" if network["model.frozen"] else "from scratch"
         arm, real = f"{PAPERS_NETWORKS} {name}", f"{PAPERS_NETWORKS} {name} real"
         yield Arm(real, PAPERS_NETWORKS, f"as A1, {name} {how}", network)
         title = f"as P2, {name} {how}"

@@ -7,7 +7,6 @@ after a hash of all that it depends on, so that a changed arm is made anew and t
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import time
@@ -18,7 +17,6 @@ from typing import Any
 import ml_collections
 
 from dermagan_jax import files
-from dermagan_jax.errors import DermaganError
 
 CLAIMS = "claims"
 WAIT_SECONDS = 5.0
@@ -72,22 +70,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-@functools.cache
-def file_sha256(path: Path) -> str:
-    """Hashes a file's contents, once in a process.
-
-    Raises:
-      DermaganError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DermaganError(
-            f"{path}: cannot be read ({error.strerror}); name a file that can be"
-        ) from error
 
 
 def claimed(study: Path, name: str) -> contextlib.AbstractContextManager[bool]:

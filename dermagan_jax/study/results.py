@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -91,19 +92,24 @@ def summarise(runner: Runner, arms: Sequence[Arm], chosen: Chosen) -> dict[str, 
         "classifier_seeds": list(runner.config.classifier_seeds),
         "seeds_per_gan": runner.config.seeds_per_gan,
         "intervals": {"level": intervals.LEVEL, "resamples": comparison.NUM_RESAMPLES},
-        "config": _configuration(runner.config),
+        "config": configuration(runner.config),
         "arms": list(rows.values()),
     }
 
 
-def _configuration(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns all of a study's fields as JSON types, but for where things lie."""
+def configuration(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns all of a study's fields as JSON types, but for where things lie.
+
+    Args:
+      config: the study's.
+    """
     document = json.loads(config.to_json_best_effort())
     for part in (document, document["gan"], document["classifier"]):
         part.pop("data_dir")
     for name in ("beside", "more_real_dir"):
         document.pop(name)
     document["gan"]["init_from"] = bool(document["gan"]["init_from"])
+    document["network_weights"] = Path(document["network_weights"]).name
     return document
 
 
@@ -228,8 +234,11 @@ def score(logits: np.ndarray, label: np.ndarray, temperature: float) -> dict[str
 
 def _describe(arm: Arm) -> dict[str, Any]:
     described = dataclasses.asdict(arm) | {"changes": dict(arm.changes)}
-    # Where another set lies says nothing of it.
+    # Where another set or a file lies says nothing of it.
     described["changes"].pop("real.extra_dir", None)
+    weights = described["changes"].get("model.weights")
+    if weights is not None:
+        described["changes"]["model.weights"] = Path(weights).name
     return described
 
 

@@ -246,7 +246,7 @@ class Runner:
     def _weights(self, config: ml_collections.ConfigDict) -> str | None:
         """Returns what tells a network's weights from others: their contents, or their name."""
         path = classifier_config.weights_file(config)
-        return cells.file_sha256(path) if path else config.model.get("weights")
+        return files.sha256(path) if path else config.model.get("weights")
 
     def _cell_config(self, cell: Cell, images: Path | None) -> ml_collections.ConfigDict:
         config = cell.arm.configure(self.config.classifier)

@@ -44,7 +44,9 @@ def section(document: Mapping[str, Any]) -> Section:
         "lesions; of generated images one half is what it is fitted on, and the other what it is "
         "tried on. A probe fires where its 95% interval lies 5 points above guessing.\n\n"
         f"Source and class go together with a Cramér's V of {sources['cramers_v']:.2f} (0: not at "
-        f"all, 1: wholly). Real images with a vignette: {found['vignettes']:.0%}.",
+        f"all, 1: wholly). Real images with a vignette: {found['vignettes']:.0%}. "
+        "The square inside a vignette is shown as large as the whole image was, so that a fall of "
+        "the accuracy may come of the scale too.",
         tables=[
             Table(
                 "Balanced accuracy without the lesion",

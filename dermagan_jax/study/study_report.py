@@ -110,7 +110,14 @@ def _asked(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _first_words(document: Mapping[str, Any]) -> list[str]:
     """Says the answer, and what should make a reader doubt it."""
-    paragraphs = [_answer(_asked(document))]
+    main = _asked(document)
+    singles = _singles(document)
+    paragraphs = [_answer(main, one_gan="GAN" in singles)]
+    if main and singles:
+        paragraphs.append(
+            f"There is {' and '.join(f'one {name}' for name in singles)}: the intervals do not "
+            "hold how others would differ, which could do better or worse than they say."
+        )
     controls = [arm for arm in document["arms"] if arm["family"] == NEGATIVE_CONTROL]
     if any(arm["verdict"] == "helps" for arm in controls):
         paragraphs.append(
@@ -127,19 +134,21 @@ def _in_words(document: Mapping[str, Any]) -> list[str]:
     return [*(_sentence(arm, margin) for arm in main), *([_reach(document, main)] if main else [])]
 
 
-def _answer(main: Sequence[Mapping[str, Any]]) -> str:
-    """Says in one sentence whether generated images help."""
+def _answer(main: Sequence[Mapping[str, Any]], *, one_gan: bool) -> str:
+    """Says in one sentence whether generated images help; of one GAN, whether its images do."""
     if not main:
         return "This study has no arm with generated images."
+    images = "images of this one GAN" if one_gan else "generated images"
+    the_images = f"The {images}" if one_gan else images.capitalize()
     found = {arm["verdict"] for arm in main}
     helpful, harmful = (_named(main, verdict) for verdict in ("helps", "harms"))
     if helpful:
-        return f"Generated images help here: {helpful}{harmful and f'; harmful: {harmful}'}."
+        return f"{the_images} help here: {helpful}{harmful and f'; harmful: {harmful}'}."
     if harmful:
-        return f"No sign that generated images help here; harmful: {harmful}."
+        return f"No sign that {images} help here; harmful: {harmful}."
     if found == {"no difference"}:
-        return "Generated images make no difference here that would matter."
-    return "No evidence that generated images help here, and none that they harm."
+        return f"{the_images} make no difference here that would matter."
+    return f"No evidence that {images} help here, and none that they harm."
 
 
 def _named(arms: Sequence[Mapping[str, Any]], verdict: str) -> str:
@@ -158,21 +167,17 @@ def _reach(document: Mapping[str, Any], main: Sequence[Mapping[str, Any]]) -> st
         what = "no difference"
     one = num_compared == 1
     compared = "one arm compared" if one else f"p-values adjusted over {num_compared} arms"
-    text = (
+    return (
         f"With {tested['images']:,} test images of {tested['lesions']:,} lesions, these seeds and "
         f"{compared}, {what} would be found four times in five."
     )
-    singles = [
-        name
-        for name, seeds in (("GAN", "gan_seeds"), ("classifier seed", "classifier_seeds"))
-        if len(document[seeds]) == 1
-    ]
-    for name in singles:
-        text += (
-            f" There is one {name}: the intervals do not hold how others would differ, which could "
-            "do better or worse than they say."
-        )
-    return text
+
+
+def _singles(document: Mapping[str, Any]) -> list[str]:
+    """Names what there is one of, whose spread no interval of a generated arm can hold."""
+    of_a_gan = min(len(document["classifier_seeds"]), document["seeds_per_gan"])
+    counts = {"GAN": len(document["gan_seeds"]), "classifier of each GAN": of_a_gan}
+    return [name for name, count in counts.items() if count == 1]
 
 
 def warnings(shortcuts: Mapping[str, Any]) -> list[str]:
@@ -273,8 +278,12 @@ def _arms_section(document: Mapping[str, Any]) -> Section:
     ]
     rows = [_arm_row(arm) for arm in document["arms"]]
     num_compared = sum("verdict" in arm for arm in document["arms"])
+    families = {arm["family"] for arm in document["arms"]}
+    but = ""
+    if families & {NETWORKS, PAPERS_NETWORKS}:
+        but = f", but for another network on real images beside {document['reference']}"
     text = (
-        "Arms that are compared have the same network, steps, batch and learning rate. A "
+        f"Arms that are compared have the same network, steps, batch and learning rate{but}. A "
         "difference is of the means over all runs, on the same test images. "
         f"{_who_is_compared(document)}\n\n"
         f"Intervals hold what varies with {_what_varies(document)}, and no more. Holm's method "
@@ -293,10 +302,9 @@ def _arms_section(document: Mapping[str, Any]) -> Section:
 
 def _what_varies(document: Mapping[str, Any]) -> str:
     """Names what a study has several of, whose spread its intervals can hold."""
-    several = ["lesions"]
-    several += ["GAN seeds"] if len(document["gan_seeds"]) > 1 else []
-    several += ["classifier seeds"] if len(document["classifier_seeds"]) > 1 else []
-    return ", ".join(several)
+    singles = _singles(document)
+    names = {"GAN": "GAN seeds", "classifier of each GAN": "classifier seeds"}
+    return ", ".join(["lesions", *(names[each] for each in names if each not in singles)])
 
 
 def _who_is_compared(document: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ def run(
         config.beside, RESULTS, data=runner.opened.description(), classifier=config.classifier
     )
     _claim(out)
+    _tell_of_others(out, config)
     found = _probe(Path(config.data_dir))
     all_arms, chosen = runner.run()
     document = results.summarise(runner, all_arms, chosen)
@@ -96,6 +98,23 @@ def _claim(out: Path) -> None:
     others = sorted(name for name in names - _OURS if not files.is_partial(name))
     if others:
         raise DermaganError(f"{out}: holds {others[0]}, which is no study's; name another --out")
+
+
+def _tell_of_others(out: Path, config: ml_collections.ConfigDict) -> None:
+    """Warns that the results in a folder are of another study, and will be replaced."""
+    if not (out / RESULTS).is_file():
+        return
+    remedy = f"delete {out / RESULTS} and run the study again"
+    before = files.read_json(out / RESULTS, {"config": dict}, remedy=remedy)["config"]
+    # As JSON has it, tuples are lists.
+    ours = json.loads(json.dumps(results.configuration(config)))
+    found = [f"config.{name}" for name in sorted(ours) if before.get(name) != ours[name]]
+    if found:
+        _logger.warning(
+            "warning: %s: its results are of a study that differs in %s; they will be replaced, "
+            "and what was trained for them is kept. Name another --out to keep both",
+            *(out, ", ".join(found)),
+        )
 
 
 def _write_table(path: Path, document: Mapping[str, Any]) -> None:
