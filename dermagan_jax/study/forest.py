@@ -19,6 +19,7 @@ _LOOKS = {
 }
 _NO_VERDICT = ("#999999", "D")
 _ROW_INCHES, _FRAME_INCHES = 0.32, 1.7
+_PHANTOM_INCHES = 0.6  # A title of two lines, and the note.
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def draw(rows: Sequence[Row], path: Path, *, margin: float, phantom: bool) -> Pa
     Returns:
       The path written.
     """
-    height = _FRAME_INCHES + _ROW_INCHES * len(rows)
+    height = _FRAME_INCHES + _ROW_INCHES * len(rows) + phantom * _PHANTOM_INCHES
     title = "Balanced accuracy less that of what each is compared with"
     figure, axes = figures.new_figure(title, height_inches=height, phantom=phantom)
     axes.axvspan(-margin, margin, color="#EEEEEE", zorder=0)
