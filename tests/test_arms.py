@@ -1,8 +1,7 @@
-"""The arms of a study, its filters, what they depend on, and what it refuses first."""
+"""The arms of a study, its filters, and what it refuses first."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ from dermagan_jax.errors import DermaganError, TrainingError
 from dermagan_jax.generated_images import Generated
 from dermagan_jax.study import arms, checks, filters, verdict
 from dermagan_jax.study.arms import Chosen
-from dermagan_jax.study.runner import Cell, Runner, _start
+from dermagan_jax.study.runner import Cell, Runner
 
 
 def _config(**changes: object) -> ConfigDict:
@@ -272,56 +271,6 @@ def test_weights_that_are_not_there_are_named_first(
 def test_another_recipe_is_no_study() -> None:
     with pytest.raises(DermaganError, match="no field 'arms', so it is no study's"):
         checks.require_study(lesion_cnn.get_config())
-
-
-def test_weights_count_by_their_contents(
-    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = []
-    for folder, contents in (("one", b"1"), ("other", b"2"), ("copy", b"1")):
-        path = tmp_path / folder / "weights.h5"
-        path.parent.mkdir()
-        path.write_bytes(contents)
-        config = _config(
-            data_dir=str(phantom_set),
-            arms=("A1", "A4", "A11"),
-            filters=(),
-            networks=("vgg16",),
-            network_weights=str(path),
-        )
-        runner = Runner(config, tmp_path)
-        found.append(runner._made_folder(Cell(arms.judge("vgg16", config), None)).name)
-    assert found[0] == found[2] != found[1]
-
-
-def test_a_start_from_another_gan_counts_by_what_it_is(tiny_gan: Path, tmp_path: Path) -> None:
-    moved = shutil.copytree(tiny_gan, tmp_path / "moved")
-    ours = _start(tiny_gan)
-    assert _start(moved) == ours
-    assert ours["step"] == 2
-    shutil.rmtree(max((moved / "checkpoints").iterdir(), key=lambda path: path.name))
-    assert _start(moved) != ours
-
-
-def test_another_judge_makes_a_filters_images_others(phantom_set: Path, tmp_path: Path) -> None:
-    judges: dict[str, set[str | None]] = {"agreed": set(), "realistic=0.5": set()}
-    for rate in (1e-3, 2e-3):
-        config = _config(data_dir=str(phantom_set))
-        config.classifier.optimizer.learning_rate = rate
-        runner = Runner(config, tmp_path)
-        for name, found in judges.items():
-            found.add(runner.judge_of(name))
-    assert [len(found) for found in judges.values()] == [2, 1]
-
-
-def test_the_seed_of_the_judge_counts(phantom_set: Path, tmp_path: Path) -> None:
-    found = [
-        Runner(_config(data_dir=str(phantom_set), classifier_seeds=seeds), tmp_path).judge_of(
-            "agreed"
-        )
-        for seeds in ((0, 1), (1, 0))
-    ]
-    assert len(set(found)) == 2
 
 
 def _logits(right: int, label: np.ndarray) -> np.ndarray:

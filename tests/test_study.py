@@ -244,28 +244,6 @@ def test_a_finished_study_is_read_and_not_run(
     assert (finished / verdict.RESULTS).read_bytes() == before
 
 
-def _stop(_: Runner) -> None:
-    raise KeyboardInterrupt
-
-
-def test_who_replaces_results_of_another_study_is_told(
-    finished: Path,
-    phantom_set: Path,
-    many_set: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    shutil.copy(finished / verdict.RESULTS, tmp_path)
-    monkeypatch.setattr(Runner, "run", _stop)
-    for changes, said in (({}, ""), ({"ratios": (0.5,)}, "differs in config.ratios; they will")):
-        caplog.clear()
-        with pytest.raises(KeyboardInterrupt):
-            verdict.run(_config(phantom_set, many_set, **changes), tmp_path)
-        assert ("its results are of a study" in caplog.text) == bool(said)
-        assert said in caplog.text
-
-
 def test_the_report_says_it_in_words(finished: Path) -> None:
     document = json.loads((finished / verdict.RESULTS).read_text())
     page = (finished / study_report.REPORT).read_text()

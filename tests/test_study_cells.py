@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +13,8 @@ from ml_collections import ConfigDict
 
 from configs import study as study_config
 from dermagan_jax.errors import DermaganError
-from dermagan_jax.study import cells, checks
+from dermagan_jax.study import arms, cells, checks
+from dermagan_jax.study.runner import Cell, Runner, _start
 
 _HOLDER = """
 import sys, time
@@ -117,3 +119,56 @@ def test_one_is_one_however_it_is_written() -> None:
         ConfigDict(), ratio=1.0, counts=(2.0,)
     )
     assert cells.key(ConfigDict(), ratio=1.0) != cells.key(ConfigDict(), ratio=1.5)
+
+
+def _config(data: Path, **changes: object) -> ConfigDict:
+    config = study_config.get_config("smoke")
+    with config.unlocked():
+        config.update_from_flattened_dict({"data_dir": str(data), **changes})
+    return config
+
+
+def test_weights_count_by_their_contents(phantom_set: Path, tmp_path: Path) -> None:
+    found = []
+    for folder, contents in (("one", b"1"), ("other", b"2"), ("copy", b"1")):
+        path = tmp_path / folder / "weights.h5"
+        path.parent.mkdir()
+        path.write_bytes(contents)
+        config = _config(
+            phantom_set,
+            arms=("A1", "A4", "A11"),
+            filters=(),
+            networks=("vgg16",),
+            network_weights=str(path),
+        )
+        runner = Runner(config, tmp_path)
+        found.append(runner._made_folder(Cell(arms.judge("vgg16", config), None)).name)
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_start_from_another_gan_counts_by_what_it_is(tiny_gan: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(tiny_gan, tmp_path / "moved")
+    ours = _start(tiny_gan)
+    assert _start(moved) == ours
+    assert ours["step"] == 2
+    shutil.rmtree(max((moved / "checkpoints").iterdir(), key=lambda path: path.name))
+    assert _start(moved) != ours
+
+
+def test_another_judge_makes_a_filters_images_others(phantom_set: Path, tmp_path: Path) -> None:
+    judges: dict[str, set[str | None]] = {"agreed": set(), "realistic=0.5": set()}
+    for rate in (1e-3, 2e-3):
+        config = _config(phantom_set)
+        config.classifier.optimizer.learning_rate = rate
+        runner = Runner(config, tmp_path)
+        for name, found in judges.items():
+            found.add(runner.judge_of(name))
+    assert [len(found) for found in judges.values()] == [2, 1]
+
+
+def test_the_seed_of_the_judge_counts(phantom_set: Path, tmp_path: Path) -> None:
+    found = [
+        Runner(_config(phantom_set, classifier_seeds=seeds), tmp_path).judge_of("agreed")
+        for seeds in ((0, 1), (1, 0))
+    ]
+    assert len(set(found)) == 2

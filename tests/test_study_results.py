@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from configs import study as study_config
 from dermagan_jax.data import prepared
 from dermagan_jax.metrics import classification, comparison
-from dermagan_jax.study import results, study_report
+from dermagan_jax.study import results, study_report, verdict
 from dermagan_jax.study.arms import ALL, Arm, Chosen, known_arms
 from dermagan_jax.study.runner import Runner
 
@@ -169,6 +170,31 @@ def test_where_things_lie_is_no_part_of_a_result(runner: _MadeUp) -> None:
     assert "data_dir" not in {**config, **config["gan"], **config["classifier"]}
     assert "somewhere" not in str(document)
     assert str(runner.opened.folder) not in str(document)
+
+
+def _stop(_: Runner) -> None:
+    raise KeyboardInterrupt
+
+
+def test_who_replaces_results_of_another_study_is_told(
+    runner: _MadeUp,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = tmp_path / "study"
+    out.mkdir()
+    before = {"config": results.configuration(runner.config)}
+    (out / verdict.RESULTS).write_text(json.dumps(before))
+    monkeypatch.setattr(Runner, "run", _stop)
+    with pytest.raises(KeyboardInterrupt):
+        verdict.run(runner.config, out)
+    assert "its results are of a study" not in caplog.text
+    runner.config.ratios = (0.5,)
+    with pytest.raises(KeyboardInterrupt):
+        verdict.run(runner.config, out)
+    assert "study: its results are of a study that differs in config.ratios; they" in caplog.text
+    assert json.loads((out / verdict.RESULTS).read_text()) == before
 
 
 def test_images_are_those_that_an_arm_takes() -> None:
