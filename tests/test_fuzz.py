@@ -209,8 +209,8 @@ def _documents(folder: Path) -> list[Target]:
         Target("config.json", (document,), _through(run / workdir.CONFIG, claim)),
         Target(
             "summary.json",
-            (b'{"temperature": 1.5, "test": {"n": 4}}',),
-            _through(run / workdir.SUMMARY, lambda path: _temperature(path.parent)),
+            (b'{"temperature": 1.5, "best_step": 2, "test": {"n": 4}}',),
+            _through(run / workdir.SUMMARY, lambda path: _temperature(path.parent, 2)),
         ),
         Target("rollbacks.json", (back,), _through(run / workdir.ROLLBACKS, go_back)),
         Target(

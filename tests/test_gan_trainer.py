@@ -217,7 +217,7 @@ def test_trouble_that_comes_again_ends_the_run(
         ("conditioning", "conditional", r"architecture is 'dcgan', which takes no class"),
         ("loss", "envy", "'envy'; known: 'non_saturating', 'hinge', 'relativistic'"),
         ("augment", "sepia", r"config\.augment is 'sepia'; give 'none', 'ada' or"),
-        ("batch_size", 6, "set it to 4 or 8"),
+        ("mesh", "data:3", r"config\.mesh takes 3 devices, and there are 4"),
         ("mesh", "rows:2", "give a number of devices along data and class, such as data:2,class:4"),
         ("rollbacks", -1, r"config\.rollbacks is -1"),
     ],
