@@ -190,3 +190,12 @@ def test_mcnemar_by_hand():
 def test_verdicts(value, low, high, p_value, said):
     difference = Difference(value, low, high, p_value, error=0.015, degrees=100.0)
     assert comparison.verdict(difference, p_value, margin=0.02) == said
+
+
+def test_where_nothing_varies_there_is_no_evidence() -> None:
+    """Two classifiers that call every image the same are as good as each other, and no more."""
+    right = np.tile(np.arange(8) % 2 == 0, (1, 1, 1))
+    lesion = np.arange(8)
+    found = comparison.paired_difference(right, right, lesion, rng=np.random.default_rng(0))
+    assert (found.value, found.error, found.p_value) == (0.0, 0.0, 1.0)
+    assert comparison.verdict(found, found.p_value, margin=0.02) == "no evidence"

@@ -195,8 +195,11 @@ def verdict(difference: Difference, adjusted_p: float, *, margin: float) -> str:
 
     Returns:
       "helps" or "harms", where the adjusted p-value is below 5% and the interval is on one side of
-      0; "no difference", where the interval lies within ±margin; else "no evidence".
+      0; "no difference", where the interval lies within ±margin; else "no evidence", as where
+      nothing varies: two classifiers that name one class for all images say nothing of their arms.
     """
+    if not difference.error:
+        return "no evidence"
     if adjusted_p < 1 - intervals.LEVEL and difference.low > 0:
         return "helps"
     if adjusted_p < 1 - intervals.LEVEL and difference.high < 0:
