@@ -11,8 +11,11 @@ from dermagan_jax import files, workdir
 from dermagan_jax.errors import DermaganError
 
 CONFIG = {"seed": 0, "num_steps": 10, "model": {"width": 8}, "data_dir": "here"}
-PLACES = {"init_from": "here", "real": {"extra_dir": "here"}, "synthetic": {"dir": "here"}} | {
-    "model": {"weights": "here"}
+PLACES = {
+    "init_from": "here",
+    "model": {"weights": "here"},
+    "real": {"extra_dir": "here"},
+    "synthetic": {"dir": "here"},
 }
 DATA = {"train_split_sha256": "abc"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -106,8 +105,7 @@ def _tell_of_others(out: Path, config: ml_collections.ConfigDict) -> None:
         return
     remedy = f"delete {out / RESULTS} and run the study again"
     before = files.read_json(out / RESULTS, {"config": dict}, remedy=remedy)["config"]
-    # As JSON has it, tuples are lists.
-    ours = json.loads(json.dumps(results.configuration(config)))
+    ours = results.configuration(config)
     found = [f"config.{name}" for name in sorted(ours) if before.get(name) != ours[name]]
     if found:
         _logger.warning(
