@@ -36,7 +36,8 @@ demo: $(STAMP)  ## the whole way on made-up images: data, GAN, classifier, repor
 	$(VENV)/bin/dermagan demo $(DEMO_ARGS)
 
 test: $(STAMP)  ## run the tests; PYTEST_ARGS='-k name'
-	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		$(PYTEST_ARGS)
 
 lint: $(STAMP)  ## check style, formatting and types
 	$(VENV)/bin/python -m ruff check .

@@ -179,7 +179,10 @@ class Checkpoints:
         arrays = {"state": state} | ({} if generator is None else {"generator": generator})
         digests = {name: digest(tree) for name, tree in arrays.items()}
         digests["config"] = digest_of_document(config)
-        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        items = {
+            name: ocp.args.StandardSave(jax.tree.map(_on_one_device, tree))
+            for name, tree in arrays.items()
+        }
         items |= {
             "config": ocp.args.JsonSave(dict(config)),
             _DIGESTS: ocp.args.JsonSave(digests),
@@ -368,6 +371,13 @@ def _system_answer(error: OSError | ValueError) -> str | None:
     # TensorStore raises ValueError for what the system answers to it, and gives the number.
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else None
+
+
+def _on_one_device(leaf: Any) -> Any:
+    """Returns a single copy: of several, Orbax cuts a part out of each, a program for each shape."""
+    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and leaf.is_fully_replicated:
+        return leaf.addressable_data(0)
+    return leaf
 
 
 def _preservation(keep: int, best_metric: str | None) -> policies.PreservationPolicy:

@@ -32,6 +32,13 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# They begin first, so that no core waits for another in the end.
+_LONGEST = ("test_study.py", "test_hosts.py", "test_gan_trainer.py", "test_kill.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

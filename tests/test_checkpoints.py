@@ -10,8 +10,10 @@ from pathlib import Path
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from dermagan_jax import parallel
 from dermagan_jax.checkpoints import DAMAGED, FOLDER, Checkpoints
 from dermagan_jax.errors import DermaganError
 
@@ -59,6 +61,27 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path: Path) -> None:
         for index in range(4):
             found = checkpoints.restore_state(state, index)
             chex.assert_trees_all_equal(found, {"w": jnp.full((512, 1024), float(index))})
+
+
+def test_what_all_devices_have_is_saved_without_a_program_for_each_shape(tmp_path: Path) -> None:
+    mesh = parallel.make_mesh(4)
+    # Each of a shape that no other test has.
+    shapes = [(4 * size, 8) for size in range(301, 311)]
+    state = parallel.replicate({str(shape): np.ones(shape) for shape in shapes}, mesh)
+    compiled: list[str] = []
+
+    def listen(event: str, _: float, **__: object) -> None:
+        if "compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state=state, config=CONFIG)
+        jax.monitoring.unregister_event_duration_listener(listen)
+        found = checkpoints.restore_state(state, 1)
+    chex.assert_trees_all_equal(found, state)
+    assert all(leaf.sharding == state[name].sharding for name, leaf in found.items())
+    assert not compiled
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ _FIELDS: Mapping[str, object] = {
     "network_side": 32,
     "real_shares": (0.5,),
     "dropout_rates": (0.1,),
+    "classifier.mesh": "data:1,seed:1",  # Else each seed's step is compiled for its own device.
     "gan.num_steps": 2,
     "gan.batch_size": 8,
     "gan.checkpoint_every_steps": 2,
