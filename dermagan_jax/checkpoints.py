@@ -374,7 +374,7 @@ def _system_answer(error: OSError | ValueError) -> str | None:
 
 
 def _on_one_device(leaf: Any) -> Any:
-    """Returns a single copy: of several, Orbax cuts a part out of each, a program for each shape."""
+    """Returns one copy; of several, Orbax cuts a part out of each, by a program for each shape."""
     if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and leaf.is_fully_replicated:
         return leaf.addressable_data(0)
     return leaf
