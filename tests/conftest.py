@@ -32,7 +32,8 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# They begin first, so that no core waits for another in the end.
+# They begin first, so that no core waits for another in the end; xdist keeps this order when told
+# `--no-loadscope-reorder`, as in `make test`.
 _LONGEST = ("test_study.py", "test_hosts.py", "test_gan_trainer.py", "test_kill.py")
 
 
